@@ -1,0 +1,1 @@
+"""From an address to 16 kHz mono samples."""

@@ -1,0 +1,91 @@
+"""The words of the design as values: what passes from step to step on the data path."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from schemas.models import Attempt, EngineRef, Recognised
+
+SAMPLE_RATE = 16_000
+"""Hertz. Every engine hears 16 kHz mono float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka record as it was given."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+    def header(self, name: str) -> bytes | None:
+        """The last value under a header name."""
+        return next((value for key, value in reversed(self.headers) if key == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of a recording, besides its words."""
+
+    language: str | None = None
+    critical: bool = False
+    deadline: float | None = None
+    """On the service's monotonic clock, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A decoded recording: raw little-endian float32 samples, 16 kHz mono, in a file of the spool."""
+
+    digest: str
+    pcm_path: Path
+    samples: int
+
+    @property
+    def audio_seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What an engine made of a recording, and what that took."""
+
+    recognised: Recognised
+    cost_usd: float
+    attempts: list[Attempt] = field(default_factory=list)
+    queue_seconds: float | None = None
+    infer_seconds: float | None = None
+
+
+class Engine(Protocol):
+    """Something that turns recordings into words. Two kinds exist: local models and APIs (and the simulated one).
+
+    ``transcribe`` raises TransientError when it may be tried again or elsewhere (``engine_failed``, a rate limit,
+    a time-out), RecordingError when the bytes are at fault (``poison``, ``api_rejected``), EventError when this
+    engine cannot fulfil the wish (``unsupported_language``).
+    """
+
+    @property
+    def ref(self) -> EngineRef: ...
+
+    def language_of(self, wish: Wish) -> str | None:
+        """The model's own code for the wished language (``None``: it will detect).
+
+        Raises EventError ``unsupported_language`` if this engine cannot serve it. A model of one language
+        always answers with that one when none is wished.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Load and warm up; returns when the engine is ready."""
+        ...
+
+    async def transcribe(self, recording: Recording, wish: Wish) -> Heard: ...
+
+    async def stop(self) -> None:
+        """Release everything; every pending ``transcribe`` is resolved first (an error counts)."""
+        ...

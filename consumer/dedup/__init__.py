@@ -1,0 +1,1 @@
+"""What was heard before: a lane's slice of the compacted topic."""

@@ -1,0 +1,1 @@
+"""From samples to words: local models, the API, and the simulated engine."""

@@ -1,0 +1,61 @@
+"""Errors, named by what the caller does next.
+
+    EarwitnessError
+    ├── ServiceError         stop the process, loudly: a promise cannot be kept
+    │   └── LaneError        one lane cannot be opened or trusted; the process stops
+    ├── Fenced               another owner has the lane: be silent, publish nothing
+    ├── EventError           settle this event with a dead letter; the next event with the same bytes may do better
+    │   └── TransientError   try again with back-off, within attempts and deadline
+    └── RecordingError       the bytes are at fault: settle every event that carries them, and remember it
+
+Every one of the last three carries a reason code and a detail that says what went wrong and what to do.
+"""
+
+from typing import ClassVar
+
+from schemas.codes import Reason
+
+
+class EarwitnessError(Exception):
+    """Base of all errors that the service raises on purpose."""
+
+
+class ServiceError(EarwitnessError):
+    """A promise cannot be kept; the process must stop and say why."""
+
+
+class LaneError(ServiceError):
+    """A lane cannot be opened, or its committed state cannot be trusted."""
+
+
+class Fenced(EarwitnessError):
+    """Another owner has taken the lane's transactional id."""
+
+
+class ReasonedError(EarwitnessError):
+    """An outcome in the making: ``reason`` and ``detail`` go into the dead letter as they are."""
+
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class EventError(ReasonedError):
+    """The event cannot be served: its address, its deadline, its wish."""
+
+
+class TransientError(EventError):
+    """May pass; ``retry_after_seconds`` is what the other side asked for, if it did."""
+
+    retriable = True
+
+    def __init__(self, reason: Reason, detail: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason, detail)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class RecordingError(ReasonedError):
+    """The bytes cannot be served, at whatever address and for whomever."""

@@ -1,0 +1,205 @@
+"""Every knob of the service, data only.
+
+Each comes from a flag, the environment (``EARWITNESS_<NAME>``), a TOML file (``EARWITNESS_CONFIG``, else
+``earwitness.toml`` in the working folder if it is there), or the default here, in that order.
+Standard names stay standard: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL``, ``OTEL_*`` and the cloud SDKs' own.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from schemas.topics import Topics
+
+PREFIX = "EARWITNESS_"
+
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+"""A list; in the environment comma-separated."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; ``earwitness config`` prints it with where each value came from."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    # Kafka
+    kafka_bootstrap_servers: str = "localhost:9092"
+    """Brokers to ask first, `host:port`, comma-separated."""
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """librdkafka's `security.protocol`."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    """librdkafka's `sasl.mechanism`."""
+    kafka_sasl_username: str | None = None
+    """librdkafka's `sasl.username`."""
+    kafka_sasl_password: str | None = Field(default=None, repr=False)
+    """librdkafka's `sasl.password`; never printed."""
+    kafka_ssl_ca_file: Path | None = None
+    """librdkafka's `ssl.ca.location`; absent: the system's."""
+    group_id: str = "earwitness"
+    """Consumer group, and the first part of every lane's transactional id: services that share it share the work."""
+    group_instance_id: str | None = None
+    """Static membership: a restart within the session time-out causes no rebalance; must differ in each process."""
+    partition_assignor: Literal["range", "roundrobin", "sticky"] = "sticky"
+    """`sticky` keeps lanes where they are when processes come and go; the same in the whole group."""
+    topic_prefix: str = "audio"
+    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`."""
+    partitions: PositiveInt = 12
+    """Partitions of each topic when `topics create` makes them; the upper limit of processes that share the work."""
+    replication_factor: int = Field(default=-1, ge=-1)
+    """Copies of each topic when `topics create` makes them; -1: the broker's default. Production wants 3."""
+    max_event_bytes: int = Field(default=1_048_576, ge=1024, le=64 * 1024 * 1024)
+    """Largest record on the input topic; the output topics take 4/3 of it, since a dead letter carries its record."""
+    start_at: Literal["earliest", "latest"] = "earliest"
+    """Where the very first opening of a partition begins; later a missing offset stops the service instead."""
+    session_timeout_ms: int = Field(default=10_000, ge=1000)
+    """A process silent for so long loses its partitions: shorter recovers faster, longer forgives pauses."""
+    heartbeat_interval_ms: PositiveInt = 1000
+    """At most a third of the session time-out."""
+    rebalance_timeout_ms: int = Field(default=30_000, ge=5000)
+    """How long a rebalance waits for a process to hand over; bounds `revoke_drain_seconds`."""
+    revoke_drain_seconds: NonNegativeFloat = 5.0
+    """How long a rebalance may wait for finished outcomes to be committed; below the rebalance time-out."""
+    transaction_timeout_ms: int = Field(default=10_000, ge=1000, le=10_000)
+    """A stalled transaction holds up every read_committed reader for so long."""
+    commit_interval_ms: int = Field(default=100, ge=0)
+    """Longest wait of an outcome for company in its transaction: longer is cheaper, shorter is quicker."""
+    commit_batch: PositiveInt = 500
+    """Outcomes in one transaction at most."""
+    lane_in_flight: PositiveInt = 200
+    """Events of one partition that are worked on at once; the partition pauses above it."""
+
+    # Recordings
+    fetch_allow: Names = Field(default_factory=list)
+    """Address prefixes that may be fetched, comma-separated (`file:///data/,https://media.example/`); none: nothing."""
+    fetch_timeout_seconds: PositiveFloat = 60.0
+    """Wall time of one fetch."""
+    fetch_concurrency: PositiveInt = 16
+    """Fetches, and so sockets, open at once."""
+    fetch_attempts: PositiveInt = 4
+    """Tries of a fetch that failed for a passing reason."""
+    max_audio_bytes: PositiveInt = 1024 * 1024 * 1024
+    """Largest recording, as it is stored."""
+    max_audio_seconds: PositiveFloat = 4 * 3600.0
+    """Longest recording, once decoded."""
+    decode_timeout_seconds: PositiveFloat = 300.0
+    """Wall time of one decoding; the decoder is killed after it."""
+    decode_workers: NonNegativeInt = 0
+    """Decoder processes; 0: one for each core, at least two."""
+    state_dir: Path = Path(".earwitness/state")
+    """Scratch space: spooled recordings and the dedup slices; nothing in it need survive a restart."""
+    spool_bytes: PositiveInt = 8 * 1024 * 1024 * 1024
+    """Disk for recordings in flight; fetching waits while it is full."""
+
+    # Recognition
+    engine: Literal["ctc", "whisper", "ctranslate2", "openai", "simulated"] = "ctc"
+    """The primary engine."""
+    model: str = "facebook/wav2vec2-large-960h"
+    """Hub id or local folder; for `openai` the API's model name comes from `api_model`."""
+    model_revision: str | None = None
+    """Commit or tag on the hub; pin it in production, since it is part of the dedup key."""
+    devices: Names = Field(default_factory=lambda: ["auto"])
+    """`auto`, `cpu`, or a list such as `cuda:0,cuda:1`."""
+    compute_type: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """`auto`: int8 for ctranslate2 on a CPU, bfloat16 on a GPU, else float32."""
+    engine_threads: NonNegativeInt = 0
+    """CPU threads of the engine; 0: all cores."""
+    language: str | None = None
+    """The language when an event names none; absent: the model detects, or has only one."""
+    chunk_seconds: float = Field(default=20.0, ge=5.0, le=30.0)
+    """Longest chunk of a recording for CTC; Whisper always works on windows of 30 s."""
+    chunk_overlap_seconds: float = Field(default=2.0, ge=0.5, le=5.0)
+    """What neighbouring chunks share where no pause is found to cut in."""
+    batch_audio_seconds: PositiveFloat = 160.0
+    """Padded audio in one batch at most."""
+    batch_max_chunks: PositiveInt = 16
+    """Chunks in one batch at most."""
+    batch_wait_ms: NonNegativeInt = 30
+    """Longest wait of a chunk for company when the engine is idle."""
+    queue_audio_seconds: PositiveFloat = 7200.0
+    """Audio that waits for the engine at most; beyond it, partitions pause."""
+    engine_timeout_seconds: PositiveFloat = 120.0
+    """A batch that takes longer means a hung engine: its process is replaced."""
+    simulated_realtime_factor: PositiveFloat = 100.0
+    """Seconds of audio that one slot of the simulated engine hears in a second."""
+    simulated_concurrency: PositiveInt = 4
+    """Slots of the simulated engine."""
+    simulated_usd_per_minute: NonNegativeFloat = 0.0
+    """What the simulated engine says it costs."""
+    local_usd_per_hour: NonNegativeFloat = 0.0
+    """Price of an hour of the machine's engine time; local cost is engine seconds at this price."""
+
+    # Fallback API
+    fallback: Literal["openai", "none"] = "none"
+    """Who serves while the primary engine is down."""
+    api_model: str = "gpt-transcribe"
+    """Model of the API."""
+    api_requests_per_minute: PositiveInt = 500
+    """Requests to the API, for the whole group."""
+    api_audio_seconds_per_minute: PositiveFloat = 36_000.0
+    """Audio sent to the API, for the whole group."""
+    api_concurrency: PositiveInt = 8
+    """Requests to the API open at once, for each process."""
+    api_timeout_seconds: PositiveFloat = 120.0
+    """Wall time of one call to the API."""
+    api_attempts: PositiveInt = 4
+    """Tries of an API call that failed for a passing reason."""
+    api_usd_per_minute: NonNegativeFloat | None = None
+    """Overrides the built-in price of `api_model`; needed for models that the price table does not know."""
+    critical_route: Literal["local", "api"] = "local"
+    """Who serves events marked `critical`."""
+    breaker_failures: PositiveInt = 5
+    """Failures in a row after which an engine is left alone."""
+    breaker_reset_seconds: PositiveFloat = 15.0
+    """How long until one request tries it again."""
+
+    # Service
+    dedup_scope: Literal["tenant", "global"] = "tenant"
+    """`tenant`: a hit needs no fetch. `global`: tenants share results, and each must show that it has the bytes."""
+    recording_failure_ttl_seconds: NonNegativeFloat = 300.0
+    """How long a recording that cannot be decoded is remembered as such."""
+    shutdown_grace_seconds: NonNegativeFloat = 30.0
+    """How long SIGTERM waits for what is in flight."""
+    http_port: int = Field(default=0, ge=0, le=65535)
+    """Health page on loopback; 0: off."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe log line that is written."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """`auto`: text on a terminal, JSON elsewhere."""
+
+    _toml: ClassVar[Path | None] = None
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.topic_prefix)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path | None:
+    """The TOML file that counts, if there is one."""
+    named = os.environ.get(f"{PREFIX}CONFIG")
+    path = Path(named or "earwitness.toml")
+    return path if named or path.is_file() else None

@@ -1,0 +1,1 @@
+"""Publishes audio events: a library and a command."""

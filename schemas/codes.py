@@ -1,0 +1,85 @@
+"""Every code that the contract knows, once: reasons, routes, warnings, alerts, and header names.
+
+Codes are added, never reused for another meaning.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+
+
+class Reason(StrEnum):
+    """Why an event became a dead letter."""
+
+    INVALID_JSON = "invalid_json"
+    INVALID_EVENT = "invalid_event"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    URI_NOT_ALLOWED = "uri_not_allowed"
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    FETCH_FAILED = "fetch_failed"
+    FETCH_TIMEOUT = "fetch_timeout"
+    TOO_LARGE = "too_large"
+    EMPTY = "empty"
+    DIGEST_MISMATCH = "digest_mismatch"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    CORRUPT_AUDIO = "corrupt_audio"
+    TOO_LONG = "too_long"
+    DECODE_LIMIT = "decode_limit"
+    POISON = "poison"
+    ENGINE_FAILED = "engine_failed"
+    API_REJECTED = "api_rejected"
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    UNSUPPORTED_LANGUAGE = "unsupported_language"
+
+
+class Route(StrEnum):
+    """Which way an event was served, and so why."""
+
+    LOCAL = "local"
+    CACHE = "cache"
+    POLICY = "policy"
+    BREAKER_OPEN = "breaker_open"
+    DEADLINE = "deadline"
+    OFF_PEAK = "off_peak"
+    REFINE = "refine"
+
+
+class WarningCode(StrEnum):
+    """What a reader of a transcript should know about it."""
+
+    WORDS_DROPPED = "words_dropped"
+    """The transcript was too large for its topic; it was published without ``words``."""
+    NO_SPEECH = "no_speech"
+    """The recording holds no speech; no model was asked."""
+    SEAM_UNCERTAIN = "seam_uncertain"
+    """Two chunks disagreed about the words where they overlap."""
+    REPETITION = "repetition"
+    """The model repeated itself; the repeats were cut."""
+    DIGEST_CHANGED = "digest_changed"
+    """The recording changed at its address after the event was moved; the new bytes were used."""
+    SERVED_AWAY = "served_away"
+    """The event was moved twice and was then served in a partition that does not own its digest."""
+
+
+class Outcome(StrEnum):
+    """How an event ended."""
+
+    TRANSCRIBED = "transcribed"
+    DEAD_LETTERED = "dead_lettered"
+
+
+class Header:
+    """Record header names."""
+
+    TRACEPARENT: Final = "traceparent"
+    TRACESTATE: Final = "tracestate"
+    MOVES: Final = "earwitness-moves"
+    """How often the event was moved to another partition, in decimal."""
+    ORIGIN: Final = "earwitness-origin"
+    """``topic/partition/offset`` of the event's first record."""
+    REPLAY: Final = "earwitness-replay"
+    """Which replay of a dead letter this record is, in decimal."""
