@@ -3,7 +3,7 @@
     EarwitnessError
     ├── ServiceError         stop the process, loudly: a promise cannot be kept
     │   └── LaneError        one lane cannot be opened or trusted; the process stops
-    ├── Fenced               another owner has the lane: be silent, publish nothing
+    ├── FencedError          another owner has the lane: be silent, publish nothing
     ├── EventError           settle this event with a dead letter; the next event with the same bytes may do better
     │   └── TransientError   try again with back-off, within attempts and deadline
     └── RecordingError       the bytes are at fault: settle every event that carries them, and remember it
@@ -28,7 +28,7 @@ class LaneError(ServiceError):
     """A lane cannot be opened, or its committed state cannot be trusted."""
 
 
-class Fenced(EarwitnessError):
+class FencedError(EarwitnessError):
     """Another owner has taken the lane's transactional id."""
 
 

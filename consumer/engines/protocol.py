@@ -1,0 +1,96 @@
+"""What a local model is to the rest: the seam between the engine child, where torch lives, and the parent, where it
+does not.
+
+The child holds one ``Model`` and answers batches of chunks. The parent holds the model's *family*, pure logic that
+cuts a recording into chunks and makes one text of what was heard in them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.models import EngineRef, Recognised
+
+Samples = npt.NDArray[np.float32]
+"""Mono, 16 kHz, nominally within -1 to 1; shape (samples,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model says of itself once it is loaded; all that its family needs to know."""
+
+    ref: EngineRef
+    languages: tuple[str, ...] | None = None
+    """The model's own codes; one: a model of one language; None: unknown, any is tried."""
+    vocabulary: tuple[str, ...] = ()
+    """CTC: the symbol of each id."""
+    blank_id: int = 0
+    """CTC: the id that means *nothing here* (the pad token of transformers' tokenizers)."""
+    word_delimiter: str = "|"
+
+
+@dataclass(frozen=True, slots=True)
+class HeardWord:
+    """A word with its place in its *chunk*."""
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeardChunk:
+    """What a model heard in one chunk. CTC fills ``frame_ids`` and ``frame_confidence``; Whisper the rest."""
+
+    frame_ids: npt.NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    """CTC: the best id of each frame; shape (frames,)."""
+    frame_confidence: Samples = field(default_factory=lambda: np.empty(0, np.float32))
+    """CTC: 1 minus normalised entropy of each frame; shape (frames,)."""
+    text: str = ""
+    words: tuple[HeardWord, ...] | None = None
+    mean_logprob: float | None = None
+    no_speech_probability: float | None = None
+    tokens: int = 0
+    """Whisper: how many tokens the mean is over."""
+    language: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Model(Protocol):
+    """A loaded model in the engine child. Synchronous: the child does one batch at a time for each slot."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+        """Hear a batch; one answer for each chunk, in order, whatever its peers are (batching never changes text).
+
+        ``words`` says for which chunks word times are wanted. Raises what it raises: the child reports the batch
+        as failed, and the parent tries its members alone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A chunk's place in its recording, in samples; neighbours overlap where one starts before the other stops."""
+
+    start: int
+    stop: int
+    words: bool = False
+    """Word times are needed, to merge at a seam or because they are published."""
+
+
+class Family(Protocol):
+    """How one kind of model treats whole recordings; pure."""
+
+    def plan(self, samples: Samples) -> list[Span]:
+        """Cut a recording; every span within the model's length, all samples covered. May be slow: not on the loop."""
+        ...
+
+    def merge(self, spans: list[Span], heard: list[HeardChunk], info: ModelInfo, audio_seconds: float) -> Recognised:
+        """One text, its segments, words in absolute seconds, and a confidence."""
+        ...
