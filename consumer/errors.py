@@ -6,6 +6,7 @@
     ├── FencedError          another owner has the lane: be silent, publish nothing
     ├── EventError           settle this event with a dead letter; the next event with the same bytes may do better
     │   └── TransientError   try again with back-off, within attempts and deadline
+    │       └── SlowDownError  the other side asks for patience; nothing is broken
     └── RecordingError       the bytes are at fault: settle every event that carries them, and remember it
 
 Every one of the last three carries a reason code and a detail that says what went wrong and what to do.
@@ -14,6 +15,7 @@ Every one of the last three carries a reason code and a detail that says what we
 from typing import ClassVar
 
 from schemas.codes import Reason
+from schemas.models import Attempt
 
 
 class EarwitnessError(Exception):
@@ -41,6 +43,8 @@ class ReasonedError(EarwitnessError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.attempts: list[Attempt] = []
+        """Ledger lines of the tries that led here: what failed may have cost money too."""
 
 
 class EventError(ReasonedError):
@@ -55,6 +59,10 @@ class TransientError(EventError):
     def __init__(self, reason: Reason, detail: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(reason, detail)
         self.retry_after_seconds = retry_after_seconds
+
+
+class SlowDownError(TransientError):
+    """A rate limit: wait and come back; says nothing against the health of the other side or of the recording."""
 
 
 class RecordingError(ReasonedError):

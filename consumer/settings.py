@@ -173,8 +173,6 @@ class Settings(BaseSettings):
     """How long a recording that cannot be decoded is remembered as such."""
     shutdown_grace_seconds: NonNegativeFloat = 30.0
     """How long SIGTERM waits for what is in flight."""
-    http_port: int = Field(default=0, ge=0, le=65535)
-    """Health page on loopback; 0: off."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log line that is written."""
     log_format: Literal["auto", "text", "json"] = "auto"

@@ -6,7 +6,7 @@ import orjson
 from pydantic import ValidationError
 
 from schemas.codes import SCHEMA_VERSION, Reason
-from schemas.models import AudioEvent, Model
+from schemas.models import AudioEvent, DedupEntry, Model, Recognised
 
 
 class ContractError(ValueError):
@@ -62,3 +62,11 @@ def _first_fault(error: ValidationError) -> str:
     # the offending value stays out of the text: it may be a signed address
     faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)]
     return "; ".join(faults[:3])
+
+
+def decode_recognised(value: bytes) -> Recognised:
+    """The recognised part of a dedup entry. Raises ContractError for what cannot be read."""
+    try:
+        return DedupEntry.model_validate_json(value)
+    except ValidationError as error:
+        raise ContractError(Reason.INVALID_EVENT, _first_fault(error)) from error

@@ -82,6 +82,8 @@ class Span:
     stop: int
     words: bool = False
     """Word times are needed, to merge at a seam or because they are published."""
+    seam: int | None = None
+    """CTC: from this sample of the recording on, this chunk counts and its predecessor no more; None: the first."""
 
 
 class Family(Protocol):

@@ -1,0 +1,230 @@
+"""Any recording to 16 kHz mono float32, block by block, so that memory never depends on its length. Pure and blocking.
+
+libsndfile reads first (WAV, FLAC, MP3, OGG and kin); what it does not know or gives up on goes to PyAV (AAC, MP4,
+WebM). A recording is corrupt if more than a tenth of it is damaged, or missing against a length that its header is
+sure of (FLAC, MP4, WebM); where no header is (WAV of a stream, MP3, OGG), what is there is all there is.
+The resampler is librosa's (``soxr_hq``, to the bit) in its streaming form: ``librosa.resample`` wants the whole
+recording in memory, and costs each decoder 200 MB.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from consumer.core.model import SAMPLE_RATE
+from consumer.errors import RecordingError, TransientError
+from schemas.codes import Reason
+
+Block = npt.NDArray[np.float32]
+
+BLOCK_SAMPLES = 1 << 20
+FRAMES_IN_BLOCK = 64
+SLOWEST_HERTZ, FASTEST_HERTZ = 2_000, 768_000
+MOST_DAMAGE = 0.1
+_UNKNOWN_FORMAT = 1
+"""libsndfile's SF_ERR_UNRECOGNISED_FORMAT."""
+# Playlists and their like are left out: they would have the decoder open other files and addresses.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,mp3,flac,ogg,wav,w64,aiff,au,caf,asf,amr,ac3,eac3,mpegts,mpeg,avi"
+)
+_MARKS = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"OggS"), (0, b"fLaC"))
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeResult:
+    """What came out: ``samples`` at 16 kHz; rate, channels and codec are those of the source."""
+
+    samples: int
+    source_rate: int
+    channels: int
+    codec: str
+
+
+def decode_file(path: Path, out_path: Path, *, max_seconds: float) -> DecodeResult:
+    """Write the recording at ``path`` to ``out_path`` as raw little-endian float32, 16 kHz, mono.
+
+    Raises RecordingError: ``unsupported_format``, ``corrupt_audio``, ``empty``, or ``too_long`` as soon as more than
+    ``max_seconds`` have come out; TransientError(fetch_failed) if the spool is at fault.
+    """
+    try:
+        try:
+            result = _with_libsndfile(path, out_path, max_seconds)
+        except soundfile.LibsndfileError as error:
+            result = _with_pyav(path, out_path, max_seconds, error)
+    except OSError as error:  # the disk's fault, never the recording's
+        raise TransientError(Reason.FETCH_FAILED, f"the spool cannot be used: {error.strerror}") from error
+    if result.samples == 0:
+        raise RecordingError(Reason.EMPTY, f"the recording is valid {result.codec} but holds no audio")
+    return result
+
+
+class Writer:
+    """Blocks of any rate in, 16 kHz in a file out; stops at the limit."""
+
+    def __init__(self, out_path: Path, max_seconds: float) -> None:
+        self._file = out_path.open("wb")
+        self._max_seconds = max_seconds
+        self._rate = 0
+        self._stream: soxr.ResampleStream | None = None
+        self.samples = 0
+
+    def feed(self, block: Block, rate: int) -> None:
+        """Take samples of shape (frames, channels). Raises RecordingError(too_long) beyond the limit."""
+        if rate != self._rate:
+            self._drain()
+            self._begin(rate)
+        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
+        self._write(mono if self._stream is None else self._stream.resample_chunk(np.ascontiguousarray(mono)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, t: TracebackType | None) -> None:
+        with closing(self._file):
+            if kind is None:
+                self._drain()
+
+    def _begin(self, rate: int) -> None:
+        if not SLOWEST_HERTZ <= rate <= FASTEST_HERTZ:
+            raise RecordingError(Reason.UNSUPPORTED_FORMAT, f"a sample rate of {rate} Hz is not one of speech")
+        self._rate = rate
+        self._stream = None
+        if rate != SAMPLE_RATE:
+            self._stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+
+    def _drain(self) -> None:
+        if self._stream is not None:
+            self._write(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
+            self._stream = None
+
+    def _write(self, mono: Block) -> None:
+        self.samples += len(mono)
+        if self.samples > self._max_seconds * SAMPLE_RATE:
+            detail = f"the recording is longer than {self._max_seconds:g} s; cut it, or raise max_audio_seconds"
+            raise RecordingError(Reason.TOO_LONG, detail)
+        self._file.write(np.ascontiguousarray(mono, "<f4").data)
+
+
+def _with_libsndfile(path: Path, out_path: Path, max_seconds: float) -> DecodeResult:
+    with soundfile.SoundFile(path) as source, Writer(out_path, max_seconds) as writer:
+        rate, channels = source.samplerate, source.channels
+        # bounded on both sides of the resampler, whatever rate and channels the header claims
+        frames = max(1, min(BLOCK_SAMPLES // channels, BLOCK_SAMPLES * rate // SAMPLE_RATE))
+        while len(block := source.read(frames, dtype="float32", always_2d=True)):
+            writer.feed(block, rate)
+        codec = f"{source.format}/{source.subtype}".lower()
+    return DecodeResult(writer.samples, rate, channels, codec)
+
+
+def _with_pyav(path: Path, out_path: Path, max_seconds: float, before: soundfile.LibsndfileError) -> DecodeResult:
+    try:
+        container = av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise _refusal(path, before, error) from error
+    try:
+        with container:
+            if not container.streams.audio:
+                raise RecordingError(
+                    Reason.UNSUPPORTED_FORMAT, f"a {container.format.name} file without an audio track"
+                )
+            stream = container.streams.audio[0]
+            with Writer(out_path, max_seconds) as writer:
+                for block, rate in _blocks(container, stream):
+                    writer.feed(block, rate)
+            _demand_whole(writer.samples / SAMPLE_RATE, _claimed_seconds(container, stream))
+            context = stream.codec_context
+            return DecodeResult(writer.samples, context.sample_rate, context.channels, context.name)
+    except (av.FFmpegError, ValueError) as error:
+        raise RecordingError(Reason.CORRUPT_AUDIO, f"the recording cannot be decoded: {_words(error)}") from error
+
+
+def _blocks(container: Any, stream: Any) -> Iterator[tuple[Block, int]]:
+    """Blocks of (frames, channels) with their rate; frames are small, so that some dozens make a block."""
+    pending: list[Block] = []
+    shape = (0, 0)
+    for frame in _frames(container, stream):
+        block = _floats(frame)
+        now = (frame.sample_rate, block.shape[1])
+        # AAC may change its mind about rate and channels on the way
+        if pending and (now != shape or len(pending) >= FRAMES_IN_BLOCK):
+            yield np.concatenate(pending), shape[0]
+            pending = []
+        shape = now
+        pending.append(block)
+    if pending:
+        yield np.concatenate(pending), shape[0]
+
+
+def _frames(container: Any, stream: Any) -> Iterator[Any]:
+    """What the packets hold. Raises RecordingError(corrupt_audio) at the end if too many were damaged."""
+    packets = damaged = 0
+    for packet in _packets(container, stream):
+        packets += 1
+        try:
+            yield from packet.decode() if packet is not None else ()
+            damaged += packet is None
+        except av.InvalidDataError:
+            damaged += 1
+    if damaged > max(1, packets * MOST_DAMAGE):
+        detail = f"{damaged} of {packets} packets are damaged; send the recording again"
+        raise RecordingError(Reason.CORRUPT_AUDIO, detail)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """The stream's packets; None for damage that ends them early."""
+    try:
+        yield from container.demux(stream)
+    except (av.InvalidDataError, av.EOFError):
+        yield None
+
+
+def _floats(frame: Any) -> Block:
+    """A frame of any sample format as floats within -1 to 1, shape (frames, channels)."""
+    values: npt.NDArray[Any] = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+    if values.dtype.kind == "f":
+        return values.astype(np.float32, copy=False)
+    half = 1 << (8 * values.dtype.itemsize - 1)
+    middle = half if values.dtype.kind == "u" else 0
+    return ((values.astype(np.float64) - middle) / half).astype(np.float32)
+
+
+def _claimed_seconds(container: Any, stream: Any) -> float:
+    """The length that the header is sure of; 0 where it is a guess, or that of a picture beside the sound."""
+    if container.format.name in ("mp3", "aac"):
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else 0.0
+
+
+def _demand_whole(heard_seconds: float, claimed_seconds: float) -> None:
+    if heard_seconds < claimed_seconds * (1 - MOST_DAMAGE):
+        detail = f"only {heard_seconds:.1f} of {claimed_seconds:.1f} s can be decoded; send the whole recording again"
+        raise RecordingError(Reason.CORRUPT_AUDIO, detail)
+
+
+def _refusal(path: Path, before: soundfile.LibsndfileError, error: Exception) -> RecordingError:
+    with path.open("rb") as file:
+        head = file.read(16)
+    known = before.code != _UNKNOWN_FORMAT or any(head[at : at + len(mark)] == mark for at, mark in _MARKS)
+    if known:
+        return RecordingError(Reason.CORRUPT_AUDIO, f"the recording is damaged from its beginning: {_words(error)}")
+    detail = "neither libsndfile nor FFmpeg knows this format; is it a recording? (WAV, FLAC, MP3, OGG, M4A, WebM ...)"
+    return RecordingError(Reason.UNSUPPORTED_FORMAT, detail)
+
+
+def _words(error: Exception) -> str:
+    # without the path of our spool, which tells the reader nothing
+    return getattr(error, "strerror", None) or type(error).__name__

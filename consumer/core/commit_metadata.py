@@ -1,0 +1,114 @@
+"""The text that goes with a committed offset: which commit it was, how the lane ended, and what is settled above.
+
+``1.<commit number>.<c|o>.<deaths>.<r|b>.<settled>``: version 1; closed cleanly or open; unclean closes in a row; settled
+ranges as run lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
+"""
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from itertools import chain
+
+from consumer.core.offsets import CommitPoint
+from consumer.errors import LaneError
+
+VERSION = "1"
+METADATA_BYTES_LIMIT = 4096
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitMetadata:
+    """What a lane tells its next owner besides the offset."""
+
+    commit_number: int = 0
+    """Grows by one with each commit of the lane, since consecutive commits may share one offset."""
+    clean: bool = False
+    deaths: int = 0
+    settled: Ranges = ()
+
+
+class UnreadableMetadataError(ValueError):
+    """Metadata of another version, or damaged."""
+
+
+def encode(point: CommitPoint, *, commit_number: int, clean: bool, deaths: int = 0) -> str:
+    """Metadata for a commit at ``point.offset``. Raises LaneError rather than exceed Kafka's limit."""
+    runs, bits = _as_runs(point.offset, point.settled), _as_bits(point.offset, point.settled)
+    kind, data = ("r", runs) if len(runs) <= len(bits) else ("b", bits)
+    packed = urlsafe_b64encode(data).decode("ascii").rstrip("=")
+    text = f"{VERSION}.{commit_number}.{'c' if clean else 'o'}.{deaths}.{kind}.{packed}"
+    if len(text) > METADATA_BYTES_LIMIT:
+        raise LaneError(f"the settled offsets take {len(text)} bytes of metadata; intake should have paused. A bug.")
+    return text
+
+
+def decode(text: str, offset: int) -> CommitMetadata:
+    """Read metadata back; the empty text (offsets set by Kafka's own tools) is a fresh start.
+
+    Raises UnreadableMetadataError; the caller reports it and goes on with what is committed: work may be repeated,
+    nothing is lost.
+    """
+    if not text:
+        return CommitMetadata()
+    try:
+        version, number, state, deaths, kind, packed = text.split(".")
+        if version != VERSION or state not in "co" or kind not in "rb":
+            raise UnreadableMetadataError(text[:80])
+        data = urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
+        settled = _from_runs(offset, data) if kind == "r" else _from_bits(offset, data)
+        return CommitMetadata(int(number), state == "c", int(deaths), settled)
+    except (ValueError, IndexError, binascii.Error) as error:
+        raise UnreadableMetadataError(text[:80]) from error
+
+
+def _as_runs(offset: int, settled: Ranges) -> bytes:
+    edges = [offset, *chain.from_iterable(settled)]
+    return b"".join(_varint(edge - before) for before, edge in zip(edges, edges[1:], strict=False))
+
+
+def _from_runs(offset: int, data: bytes) -> Ranges:
+    edges: list[int] = []
+    position, at = offset, 0
+    while at < len(data):
+        step, at = _read_varint(data, at)
+        position += step
+        edges.append(position)
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _as_bits(offset: int, settled: Ranges) -> bytes:
+    bits = 0
+    for start, stop in settled:
+        bits |= ((1 << (stop - start)) - 1) << (start - offset)
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+def _from_bits(offset: int, data: bytes) -> Ranges:
+    ranges: list[tuple[int, int]] = []
+    bits, at = int.from_bytes(data, "little"), offset
+    while bits:
+        zeros = (bits & -bits).bit_length() - 1
+        bits >>= zeros
+        ones = (~bits & (bits + 1)).bit_length() - 1
+        ranges.append((at + zeros, at + zeros + ones))
+        bits >>= ones
+        at += zeros + ones
+    return tuple(ranges)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while data[at] & 0x80:
+        number |= (data[at] & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+    return number | data[at] << shift, at + 1

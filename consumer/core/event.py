@@ -1,0 +1,89 @@
+"""An event on its way: what its record says, where it belongs, and what is noted about it as it goes."""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from consumer.core.model import Record
+from schemas.codes import Header
+from schemas.models import Attempt, AudioEvent
+
+MOVES_LIMIT = 2
+"""An event that was moved so often is served where it is: somebody disagrees about who owns its digest."""
+
+
+@dataclass(slots=True)
+class Notes:
+    """What becomes known about one event while it is worked on; times in seconds."""
+
+    record: Record
+    event: AudioEvent | None = None
+    digest: str | None = None
+    fetch_seconds: float | None = None
+    decode_seconds: float | None = None
+    warnings: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    traceparent: dict[str, str] = field(default_factory=dict)
+    """The event's own span as W3C headers; what it publishes carries them on."""
+
+    @property
+    def published_at(self) -> datetime:
+        """When the first record of the event was published, as it says, else as Kafka says."""
+        if self.event is not None and self.event.published_at is not None:
+            return self.event.published_at
+        return datetime.fromtimestamp(self.record.timestamp_ms / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """The headers of an event that was moved, or is about to be."""
+
+    count: int
+    origin: str
+    """``topic/partition/offset`` of its first record."""
+
+    @classmethod
+    def of(cls, record: Record) -> "Moves":
+        """Read them; damaged ones count as none, since anybody can write headers."""
+        here = f"{record.topic}/{record.partition}/{record.offset}"
+        count = _number(record.header(Header.MOVES))
+        origin = record.header(Header.ORIGIN)
+        if not count or origin is None or parse_origin(origin.decode("utf-8", "replace")) is None:
+            return cls(count, here)
+        return cls(count, origin.decode("utf-8"))
+
+
+def parse_origin(text: str) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of an origin header; None if it is damaged."""
+    parts = text.rsplit("/", 2)
+    if len(parts) == 3 and parts[0] and parts[1].isdecimal() and parts[2].isdecimal():
+        return parts[0], int(parts[1]), int(parts[2])
+    return None
+
+
+def known_digest(record: Record, event: AudioEvent, moves: Moves) -> tuple[str | None, bool]:
+    """The digest that the event is filed under, and whether its sender claims it.
+
+    A moved event without a claim carries the digest that this service computed as its key.
+    """
+    if event.sha256 is not None:
+        return event.sha256, True
+    key = record.key or b""
+    if moves.count and len(key) == 64 and not set(key) - set(b"0123456789abcdef"):
+        return key.decode("ascii"), False
+    return None, False
+
+
+def dedup_key(scope: str, digest: str, fingerprint: str) -> str:
+    """``<scope>/<sha256>/<fingerprint>``; the scope is a tenant, or ``*`` where tenants share results."""
+    return f"{scope}/{digest}/{fingerprint}"
+
+
+def fingerprint(*parts: str | None) -> str:
+    """Short hash of the wanted profile: whatever decides the text besides the audio."""
+    joined = "\x1f".join("" if part is None else part for part in parts)
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def _number(header: bytes | None) -> int:
+    return int(header) if header is not None and header.isdigit() and len(header) < 6 else 0

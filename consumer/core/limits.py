@@ -1,0 +1,93 @@
+"""A limit on how much goes out in any stretch of time, as the receiver counts it; pure."""
+
+import math
+from collections import deque
+
+
+class WindowLimit:
+    """At most ``limit`` units in any window of ``period_seconds``, for instance audio-seconds a minute.
+
+    A token bucket would let twice its rate through in the first window. And what counts is when the *receiver*
+    sees a request, somewhere between sending and the answer: so an amount counts from ``take`` until a full
+    period after ``done``.
+    """
+
+    def __init__(self, limit: float, period_seconds: float = 60.0) -> None:
+        self._limit = limit
+        self._period = period_seconds
+        self._in_flight = 0.0
+        self._flights = 0
+        self._past: deque[tuple[float, float]] = deque()
+        self._past_sum = 0.0
+
+    def take(self, amount: float, now: float) -> float:
+        """0.0: taken, go. Otherwise nothing is taken, and the answer is the seconds to wait before asking again.
+
+        ``inf``: only a ``done`` can make room. An amount above the limit goes when nothing else counts.
+        """
+        self._forget(now)
+        if self._fits(amount):
+            self._in_flight += amount
+            self._flights += 1
+            return 0.0
+        return self._wait(amount, now)
+
+    def done(self, amount: float, now: float) -> None:
+        """The answer to what was taken is here (or will not come)."""
+        self._flights -= 1
+        self._in_flight = self._in_flight - amount if self._flights else 0.0
+        self._past.append((now, amount))
+        self._past_sum += amount
+
+    def refund(self, amount: float) -> None:
+        """What was taken was never sent."""
+        self._flights -= 1
+        self._in_flight = self._in_flight - amount if self._flights else 0.0
+
+    def change(self, limit: float, period_seconds: float) -> None:
+        """Another limit from now on."""
+        self._limit, self._period = limit, period_seconds
+
+    def _fits(self, amount: float) -> bool:
+        used = self._in_flight + self._past_sum
+        return used + amount <= self._limit or (not self._flights and not self._past and self._limit > 0)
+
+    def _wait(self, amount: float, now: float) -> float:
+        over = self._in_flight + self._past_sum + amount - self._limit
+        for moment, past in self._past:
+            over -= past
+            if over <= 0:
+                return moment + self._period - now
+        # too large to ever fit beside others: it waits until everything is gone
+        return math.inf if self._flights or not self._past else self._past[-1][0] + self._period - now
+
+    def _forget(self, now: float) -> None:
+        while self._past and now - self._past[0][0] >= self._period:
+            self._past_sum -= self._past.popleft()[1]
+        if not self._past:
+            self._past_sum = 0.0  # rounding must not add up
+
+
+class Share:
+    """This process's part of a limit that holds for its whole group.
+
+    A part that shrank counts at once, one that grew only after a full period: until then, the process that had
+    it before may have spent it.
+    """
+
+    def __init__(self, period_seconds: float, value: float = 1.0) -> None:
+        self._period = period_seconds
+        self._value = value
+        self._next = value
+        self._next_at = 0.0
+
+    def set(self, value: float, now: float) -> None:
+        """The part from 0 to 1 that this process owns from now on."""
+        self._value = min(self.value(now), value)
+        self._next, self._next_at = value, now + self._period
+
+    def value(self, now: float) -> float:
+        """The part that may be used now."""
+        if now >= self._next_at:
+            self._value = self._next
+        return self._value

@@ -1,0 +1,283 @@
+"""How an event ends, and what is published for it: all of it in one transaction with its offset.
+
+- ``Transcribed``: a transcript, a metric event, and the dedup entry if this event answers for the recognition
+- ``DeadLettered``: a dead letter and a metric event
+- ``Moved``: the event again, under its digest; its outcome is where it goes
+"""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from consumer.core.event import Moves, Notes, parse_origin
+from consumer.core.model import Record
+from schemas.codec import encode
+from schemas.codes import Header, Outcome, Reason, Route, WarningCode
+from schemas.models import (
+    Attempt,
+    DeadLetter,
+    DedupEntry,
+    EngineRef,
+    LatencySeconds,
+    Origin,
+    Recognised,
+    Transcript,
+    TranscriptionMetric,
+    WordErrors,
+)
+from schemas.topics import Topics
+
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One record of a transaction. ``partition`` None: by the key's hash."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int | None = None
+    headers: Headers | None = None
+    timestamp_ms: int | None = None
+    """None: now. A moved event keeps the time of its first record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When an outcome is written: the wall clock, and how long it waited for its transaction."""
+
+    now: datetime
+    commit_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DedupWrite:
+    """The entry that goes with a transcript: remembered in the partition that owns the digest."""
+
+    key: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transcribed:
+    """The words are known."""
+
+    notes: Notes
+    recognised: Recognised
+    route: Route
+    cached: bool
+    cost_usd: float = 0.0
+    attempts: tuple[Attempt, ...] = ()
+    queue_seconds: float | None = None
+    infer_seconds: float | None = None
+    wer: WordErrors | None = None
+    dedup: DedupWrite | None = None
+
+    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
+        """Transcript, metric, and dedup entry if there is one."""
+        event = self.notes.event
+        assert event is not None
+        assert self.notes.digest is not None
+        common = _common(self.recognised, self.notes.warnings)
+        transcript = Transcript(
+            **common,
+            event_id=event.event_id,
+            sha256=self.notes.digest,
+            tenant=event.tenant,
+            route=self.route,
+            cached=self.cached,
+            cost_usd=self.cost_usd,
+            metadata=event.metadata,
+            published_at=self.notes.published_at,
+            completed_at=moment.now,
+        )
+        key, headers = event.event_id.encode(), _trace(self.notes)
+        value, metric = _within(transcript, limit_bytes), encode(self._metric(moment))
+        found = [
+            Write(topics.transcripts, key, value, headers=headers),
+            Write(topics.metrics, key, metric, None, headers),
+        ]
+        if self.dedup is not None:
+            found.append(self._entry(self.dedup, topics, moment, limit_bytes))
+        return found
+
+    def _entry(self, dedup: DedupWrite, topics: Topics, moment: Moment, limit_bytes: int) -> Write:
+        assert self.notes.event is not None
+        entry = DedupEntry(
+            **_common(self.recognised, []),
+            first_event_id=self.notes.event.event_id,
+            completed_at=moment.now,
+        )
+        return Write(topics.dedup, dedup.key.encode(), _within(entry, limit_bytes), dedup.partition)
+
+    def _metric(self, moment: Moment) -> TranscriptionMetric:
+        return _metric(
+            self.notes,
+            moment,
+            Outcome.TRANSCRIBED,
+            route=self.route,
+            engine=self.recognised.engine,
+            cached=self.cached,
+            audio_seconds=self.recognised.audio_seconds,
+            queue=self.queue_seconds,
+            infer=self.infer_seconds,
+            cost_usd=self.cost_usd,
+            wer=self.wer,
+            confidence=self.recognised.confidence,
+            attempts=[*self.notes.attempts, *self.attempts],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """The event cannot be served; a person should look at it."""
+
+    notes: Notes
+    reason: Reason
+    detail: str
+    event_id: str | None
+    tenant: str | None
+
+    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
+        """Dead letter and metric."""
+        record = self.notes.record
+        letter = DeadLetter(
+            event_id=self.event_id,
+            tenant=self.tenant,
+            reason=self.reason,
+            detail=self.detail[:2000],
+            attempts=max(1, len(self.notes.attempts)),
+            origin=_origin(record),
+            payload_base64=None if record.value is None else b64encode(record.value).decode("ascii"),
+            failed_at=moment.now,
+        )
+        cost_usd = sum(attempt.cost_usd for attempt in self.notes.attempts)
+        metric = _metric(
+            self.notes,
+            moment,
+            Outcome.DEAD_LETTERED,
+            reason=self.reason,
+            event_id=self.event_id,
+            tenant=self.tenant,
+            cost_usd=cost_usd,
+            attempts=self.notes.attempts,
+        )
+        key = self.event_id.encode() if self.event_id is not None else None
+        headers = _trace(self.notes)
+        value = encode(letter)
+        if len(value) > limit_bytes:  # it came compressed, and is larger than any record may be
+            detail = f"{letter.detail} (the record is too large to be carried here; it is at its origin)"
+            slim = letter.origin.model_copy(update={"headers": []})
+            value = encode(letter.model_copy(update={"payload_base64": None, "origin": slim, "detail": detail}))
+        return [
+            Write(topics.dead_letters, key, value, headers=headers),
+            Write(topics.metrics, key, encode(metric), headers=headers),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The event belongs to another lane: the same record again, keyed by its digest."""
+
+    notes: Notes
+    digest: str
+    partition: int
+
+    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:  # noqa: ARG002 (one shape)
+        """The event itself; no metric."""
+        record, moves = self.notes.record, Moves.of(self.notes.record)
+        ours = {Header.MOVES: str(moves.count + 1).encode(), Header.ORIGIN: moves.origin.encode()}
+        headers = [(name, value) for name, value in record.headers if name not in ours]
+        return [
+            Write(
+                topics.events,
+                self.digest.encode("ascii"),
+                record.value,
+                self.partition,
+                [*headers, *ours.items()],
+                record.timestamp_ms,
+            )
+        ]
+
+
+Settlement = Transcribed | DeadLettered | Moved
+
+
+def _common(recognised: Recognised, warnings: list[str]) -> dict[str, Any]:
+    fields = {name: getattr(recognised, name) for name in Recognised.model_fields}
+    return {**fields, "warnings": [*recognised.warnings, *warnings]}
+
+
+def _within(model: Transcript | DedupEntry, limit_bytes: int) -> bytes:
+    value = encode(model)
+    if len(value) <= limit_bytes:
+        return value
+    # words are many times the text; a transcript of the longest recording fits without them
+    return encode(model.model_copy(update={"words": None, "warnings": [*model.warnings, WarningCode.WORDS_DROPPED]}))
+
+
+def _metric(
+    notes: Notes,
+    moment: Moment,
+    outcome: Outcome,
+    *,
+    cost_usd: float,
+    attempts: list[Attempt],
+    event_id: str | None = None,
+    tenant: str | None = None,
+    reason: Reason | None = None,
+    route: Route | None = None,
+    engine: EngineRef | None = None,
+    cached: bool = False,
+    audio_seconds: float | None = None,
+    queue: float | None = None,
+    infer: float | None = None,
+    wer: WordErrors | None = None,
+    confidence: float | None = None,
+) -> TranscriptionMetric:
+    event = notes.event
+    return TranscriptionMetric(
+        event_id=event.event_id if event is not None else event_id,
+        tenant=event.tenant if event is not None else (tenant or "default"),
+        outcome=outcome,
+        reason=reason,
+        route=route,
+        engine=engine,
+        cached=cached,
+        critical=event.critical if event is not None else False,
+        audio_seconds=audio_seconds,
+        latency_seconds=LatencySeconds(
+            total=max(0.0, (moment.now - notes.published_at).total_seconds()),
+            fetch=notes.fetch_seconds,
+            decode=notes.decode_seconds,
+            queue=queue,
+            infer=infer,
+            commit=moment.commit_seconds,
+        ),
+        cost_usd=cost_usd,
+        wer=wer,
+        confidence=confidence,
+        attempts=attempts,
+        completed_at=moment.now,
+    )
+
+
+def _origin(record: Record) -> Origin:
+    here = Origin(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_ms=record.timestamp_ms,
+        key_base64=None if record.key is None else b64encode(record.key).decode("ascii"),
+        headers=[(name, b64encode(value).decode("ascii")) for name, value in record.headers],
+    )
+    first = parse_origin(Moves.of(record).origin)
+    if first is None:
+        return here
+    return here.model_copy(update=dict(zip(("topic", "partition", "offset"), first, strict=True)))
+
+
+def _trace(notes: Notes) -> Headers:
+    return [(name, value.encode("ascii")) for name, value in notes.traceparent.items()]

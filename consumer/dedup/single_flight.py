@@ -1,0 +1,133 @@
+"""One recognition for a dedup key at a time in this process: the first claim leads, equals wait.
+
+Recognitions belong to the process, not to the lane that asked: a lane that goes and comes back, or another one that
+gets the same recording, adopts what is running or done. What was published and confirmed is let go, since the dedup
+slice knows it then.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from consumer.core.model import Heard
+from consumer.errors import RecordingError
+from schemas.codes import Route
+
+Result = tuple[Heard, Route]
+
+
+@dataclass(slots=True)
+class Flight:
+    """A recognition under way, or done and not yet known to be committed."""
+
+    result: asyncio.Future[Result]
+    started_at: float
+    task: asyncio.Task[None] | None = None
+    waiting: int = 0
+    taken: bool = False
+    """Somebody is publishing it as the recognition that was paid; others publish it as cached."""
+
+
+@dataclass(slots=True)
+class Landing:
+    """What a claim ends with. ``first``: this event answers for the cost and writes the dedup entry."""
+
+    heard: Heard
+    route: Route
+    first: bool
+    flight: Flight
+
+
+@dataclass(slots=True)
+class SingleFlight:
+    """All flights of the process, by dedup key."""
+
+    tasks: asyncio.TaskGroup
+    clock: Callable[[], float]
+    failure_ttl_seconds: float
+    adoption_ttl_seconds: float = 600.0
+    _flights: dict[str, Flight] = field(default_factory=dict)
+    _condemned: dict[str, tuple[float, RecordingError]] = field(default_factory=dict)
+
+    async def join(self, key: str, lead: Callable[[], Awaitable[Result]]) -> Landing:
+        """Wait for the recognition of ``key``, leading it if nobody does.
+
+        A RecordingError settles all who wait, and is remembered for a while. Any other error settles only the one who
+        led, and the next leads with its own address. Cancelling a caller never cancels the recognition.
+        """
+        self._forget_the_old()
+        if condemned := self._condemned.get(key):
+            raise RecordingError(condemned[1].reason, condemned[1].detail)
+        while True:
+            flight = self._flights.get(key)
+            leading = flight is None
+            if flight is None:
+                flight = self._take_off(key, lead)
+            flight.waiting += 1
+            try:
+                heard, route = await asyncio.shield(flight.result)
+            except RecordingError as error:
+                self._land_badly(key, flight)
+                self._condemned[key] = (self.clock(), error)
+                raise RecordingError(error.reason, error.detail) from error
+            except Exception:
+                self._land_badly(key, flight)
+                if leading:
+                    raise
+                continue
+            finally:
+                flight.waiting -= 1
+            first, flight.taken = not flight.taken, True
+            return Landing(heard, route, first, flight)
+
+    def confirmed(self, key: str, flight: Flight) -> None:
+        """The entry is committed; from now on the dedup slice answers."""
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    def dropped(self, flight: Flight) -> None:
+        """The lane that was to publish it is gone: the next claim answers for the cost."""
+        flight.taken = False
+
+    def running(self) -> int:
+        """Recognitions that are not done."""
+        return sum(not flight.result.done() for flight in self._flights.values())
+
+    def stop(self) -> None:
+        """Nobody will publish what is still running."""
+        for flight in self._flights.values():
+            if flight.task is not None:
+                flight.task.cancel()
+
+    def _take_off(self, key: str, lead: Callable[[], Awaitable[Result]]) -> Flight:
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        result.add_done_callback(lambda done: done.cancelled() or done.exception())  # all who wait may have left
+
+        async def fly() -> None:
+            try:
+                result.set_result(await lead())
+            except asyncio.CancelledError:
+                result.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 (it is handed to those who wait)
+                result.set_exception(error)
+
+        task = self.tasks.create_task(fly(), name=f"recognise {key}")
+        self._flights[key] = flight = Flight(result, self.clock(), task)
+        return flight
+
+    def _land_badly(self, key: str, flight: Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+    def _forget_the_old(self) -> None:
+        now = self.clock()
+        for key, (since, _) in list(self._condemned.items()):
+            if now - since < self.failure_ttl_seconds:
+                break  # in order of time
+            del self._condemned[key]
+        for key, flight in list(self._flights.items()):
+            if now - flight.started_at < self.adoption_ttl_seconds:
+                break
+            if flight.result.done() and not flight.waiting and not flight.taken:
+                del self._flights[key]

@@ -1,0 +1,77 @@
+"""The dedup entries of the partitions that this process owns, on disk so that memory stays bounded.
+
+Each lane fills its slice from the compacted topic when it opens, and adds to it after each confirmed commit; nothing
+here outlives the lane, so nothing here can be stale.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+
+class DedupSlice:
+    """One partition's entries: key to value, both as they are on the topic."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix="dedup-", suffix=".sqlite", delete=False) as file:
+            self._path = Path(file.name)
+        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        # scratch: it is rebuilt from the topic, so no write need survive a crash
+        self._database.execute("PRAGMA journal_mode=OFF")
+        self._database.execute("PRAGMA synchronous=OFF")
+        self._database.execute("CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+
+    def apply(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Take records over in the topic's order; a null value forgets its key."""
+        self._database.execute("BEGIN")
+        for key, value in records:
+            if value is None:
+                self._database.execute("DELETE FROM entries WHERE key = ?", (key,))
+            else:
+                self._database.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, value))
+        self._database.execute("COMMIT")
+
+    def get(self, key: bytes) -> bytes | None:
+        """The entry's value, if the partition has heard this before."""
+        row = self._database.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def __len__(self) -> int:
+        return int(self._database.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._database.close()
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+
+
+class DedupSlices:
+    """The slices of all lanes that are open in this process, by partition."""
+
+    def __init__(self) -> None:
+        self._slices: dict[int, DedupSlice] = {}
+
+    def open(self, partition: int, slice_: DedupSlice) -> None:
+        """A lane is about to take records: its slice is whole."""
+        self._slices[partition] = slice_
+
+    def close(self, partition: int, slice_: DedupSlice) -> None:
+        """The lane is gone; a newer lane of the same partition is left alone."""
+        if self._slices.get(partition) is slice_:
+            del self._slices[partition]
+        slice_.close()
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """What is remembered under a key, where this process owns it."""
+        slice_ = self._slices.get(partition)
+        return slice_.get(key) if slice_ is not None else None
+
+    def put(self, partition: int, key: bytes, value: bytes) -> None:
+        """An entry whose commit is confirmed."""
+        slice_ = self._slices.get(partition)
+        if slice_ is not None:
+            slice_.apply([(key, value)])

@@ -1,0 +1,155 @@
+"""One request to the API: through the gate, within its time, its outcome told to the breaker and the ledger."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from openai import AsyncOpenAI, omit
+
+from consumer.core.breaker import Breaker
+from consumer.core.model import Recording, Wish
+from consumer.core.prices import ApiModel
+from consumer.engines.api_answer import HeardPart, Usage, estimated, heard_part, usage_of
+from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of
+from consumer.engines.api_gate import ApiGate
+from consumer.engines.api_upload import Part, encode_part
+from consumer.errors import SlowDownError, TransientError
+from consumer.retrying import AttemptsExhaustedError
+from schemas.codes import Reason
+from schemas.models import Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One part of a recording, and what is wanted of it."""
+
+    recording: Recording
+    part: Part
+    language: str | None
+    wish: Wish
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What one transcription took so far."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    queue_seconds: float = 0.0
+    infer_seconds: float = 0.0
+
+
+class ApiCaller:
+    """Makes single requests; it never tries again by itself."""
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        model: ApiModel,
+        gate: ApiGate,
+        breaker: Breaker,
+        *,
+        timeout_seconds: float,
+        api_key: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._model = model
+        self._gate = gate
+        self._breaker = breaker
+        self._timeout_seconds = timeout_seconds
+        self._api_key = api_key
+        self._clock = clock
+
+    async def hear(self, ask: Ask, ledger: Ledger) -> HeardPart:
+        """One try. Raises TransientError where another try makes sense, AttemptsExhaustedError where only a
+        later or another engine's does, RecordingError or EventError where none does.
+        """
+        if not self._breaker.would_allow(self._clock()):
+            raise self._left_alone()
+        queued = self._clock()
+        wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
+        async with self._gate.turn(ask.part.audio_seconds, urgent=ask.wish.critical, wait_at_most=wait_at_most):
+            ledger.queue_seconds += self._clock() - queued
+            body = await asyncio.to_thread(encode_part, ask.recording, ask.part)
+            if not self._breaker.allow(self._clock()):
+                raise self._left_alone()
+            return await self._send(ask, body, ledger)
+
+    async def _send(self, ask: Ask, body: bytes, ledger: Ledger) -> HeardPart:
+        started = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await self._request(body, ask.language)
+        except asyncio.CancelledError:
+            # nobody will read the answer, but the API may have worked on it
+            self._breaker.abandon(self._clock())
+            self._enter(ledger, ask.part, started, Reason.ENGINE_FAILED, estimated(self._model, ask.part.audio_seconds))
+            raise
+        except Exception as error:
+            raise self._failed(meaning_of(error, time.time(), self._api_key), ask.part, started, ledger) from error
+        heard = heard_part(answer, ask.part)
+        if heard is None:
+            raise self._failed(garbled("something else"), ask.part, started, ledger)
+        self._breaker.record_success(self._clock())
+        self._enter(ledger, ask.part, started, "ok", usage_of(answer, self._model, ask.part.audio_seconds))
+        return heard
+
+    async def _request(self, body: bytes, language: str | None) -> object:
+        # a nameless file is refused by the API, and only bytes can be sent whole
+        file = ("audio.flac", body, "audio/flac")
+        transcriptions = self._client.audio.transcriptions
+        spoken = omit if language is None else language
+        if self._model.response_format == "verbose_json":
+            return await transcriptions.create(
+                file=file, model=self._model.name, response_format="verbose_json", language=spoken
+            )
+        return await transcriptions.create(
+            file=file,
+            model=self._model.name,
+            response_format="json",
+            language=spoken,
+            include=["logprobs"] if self._model.logprobs else omit,
+        )
+
+    def _failed(self, meaning: Meaning, part: Part, started: float, ledger: Ledger) -> Exception:
+        """Tell the breaker, the gate and the ledger; the exception to raise."""
+        error, now = meaning.error, self._clock()
+        if meaning.blame is Blame.TRIP:
+            self._breaker.trip(error.detail, now)
+        elif meaning.blame is Blame.FAILURE:
+            self._breaker.record_failure(now, error.detail)
+        elif isinstance(error, TransientError):
+            self._breaker.abandon(now)
+        else:
+            self._breaker.record_success(now)  # it read the request and judged it
+        usage = estimated(self._model, part.audio_seconds) if meaning.maybe_billed else Usage(0.0, "estimated")
+        self._enter(ledger, part, started, error.reason, usage)
+        if isinstance(error, SlowDownError) and error.retry_after_seconds is not None:
+            self._gate.hold(min(error.retry_after_seconds, self._timeout_seconds))
+        if isinstance(error, TransientError) and not meaning.again:
+            return AttemptsExhaustedError(error, 1, error.detail)
+        return error
+
+    def _enter(self, ledger: Ledger, part: Part, started: float, outcome: str, usage: Usage) -> None:
+        seconds = self._clock() - started
+        ledger.infer_seconds += seconds
+        ledger.attempts.append(
+            Attempt(
+                engine="openai",
+                model=self._model.name,
+                outcome=outcome,
+                audio_seconds=part.audio_seconds,
+                cost_usd=usage.cost_usd,
+                price_version=self._model.price_version,
+                usage_source=usage.source,
+                seconds=seconds,
+            )
+        )
+
+    def _left_alone(self) -> AttemptsExhaustedError:
+        wait = self._breaker.wait_seconds(self._clock())
+        detail = f"the API is left alone for now: {self._breaker.reason}"
+        return AttemptsExhaustedError(
+            SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait or None), 0, detail
+        )

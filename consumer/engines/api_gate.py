@@ -1,0 +1,214 @@
+"""The one door to the API: requests a minute, audio-seconds a minute, requests at once.
+
+One dispatcher lets requests through, the urgent ones first. asyncio-throttle polls for each of its waiters, so
+only the dispatcher ever waits for it.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from asyncio_throttle import Throttler
+
+from consumer.core.limits import Share, WindowLimit
+from consumer.errors import EventError, TransientError
+from schemas.codes import Reason
+
+log = logging.getLogger(__name__)
+
+
+class ArrivalThrottler(Throttler):  # type: ignore[misc] # the library ships no types
+    """asyncio-throttle, counting as the receiver counts.
+
+    The library stamps a request when it may *start*; the receiver sees it later, so that two of its windows could
+    meet in one of the receiver's. Here a request holds its place while it runs, and is stamped when it is over.
+    """
+
+    def began(self) -> None:
+        """The request that was just let through is on its way."""
+        self._task_logs.pop()
+        self.rate_limit -= 1
+
+    def ended(self) -> None:
+        """Its answer is here, or will not come."""
+        self.rate_limit += 1
+        self._task_logs.append(time.monotonic())
+
+
+@dataclass(order=True, slots=True)
+class _Turn:
+    urgency: int
+    number: int
+    audio_seconds: float = field(compare=False)
+    granted: asyncio.Future[None] = field(compare=False)
+
+
+class ApiGate:
+    """Owns the limits; ``run`` is the dispatcher and must run for as long as ``turn`` is used."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: int,
+        audio_seconds_per_minute: float,
+        concurrency: int,
+        period_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._requests = requests_per_minute
+        self._audio_limit = audio_seconds_per_minute
+        self._period = period_seconds
+        self._clock = clock
+        self._throttler = ArrivalThrottler(requests_per_minute, period_seconds, min(0.05, period_seconds / 20))
+        self._audio = WindowLimit(audio_seconds_per_minute, period_seconds)
+        self._share = Share(period_seconds)
+        self._running = 0
+        self._waiting = 0
+        self._concurrency = concurrency
+        self._held_until = 0.0
+        self._turns: asyncio.PriorityQueue[_Turn] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been let through yet."""
+        return self._waiting
+
+    def set_share(self, share: float) -> None:
+        """This process's part of the group's limits, 0 to 1: the partitions it owns over all of them."""
+        self._share.set(share, self._clock())
+        self._changed.set()
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing through for so long: the API asked for it."""
+        self._held_until = max(self._held_until, self._clock() + seconds)
+
+    @asynccontextmanager
+    async def turn(
+        self, audio_seconds: float, *, urgent: bool = False, wait_at_most: float | None = None
+    ) -> AsyncIterator[None]:
+        """Wait for a place; hold it while the request runs.
+
+        Raises TransientError if the gate closes first, EventError ``deadline_exceeded`` after ``wait_at_most`` seconds.
+        """
+        if self._closed:
+            raise _stopped()
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._turns.put_nowait(_Turn(0 if urgent else 1, next(self._numbers), audio_seconds, granted))
+        self._waiting += 1
+        try:
+            try:
+                await _within(granted, wait_at_most)
+            finally:
+                self._waiting -= 1
+            yield
+        finally:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._leave(audio_seconds)
+            self._changed.set()  # whoever gave up at the head of the queue must not keep the others
+
+    async def run(self) -> None:
+        """Let requests through until cancelled; then refuse those that still wait."""
+        waiting: _Turn | None = None
+        try:
+            while True:
+                waiting = await self._turns.get()
+                await self._admit(waiting)
+                waiting = None
+        except Exception:
+            log.exception("api_dispatcher_died: the API engine serves nothing until the service is restarted")
+            raise
+        finally:
+            self._closed = True
+            left = [] if waiting is None else [waiting]
+            while not self._turns.empty():
+                left.append(self._turns.get_nowait())
+            for turn in left:
+                if not turn.granted.done():
+                    turn.granted.set_exception(_stopped())
+
+    async def _admit(self, turn: _Turn) -> None:
+        while not turn.granted.done():
+            wait = self._wait_seconds(turn)
+            if wait == 0.0:
+                break
+            self._changed.clear()
+            await self._until_changed(wait)
+        if turn.granted.done():  # its caller was cancelled
+            return
+        try:
+            await self._throttler.acquire()
+        except asyncio.CancelledError:
+            self._audio.refund(turn.audio_seconds)
+            raise
+        self._throttler.began()
+        self._running += 1
+        try:
+            await self._until_not_held()  # that may have been asked for meanwhile
+        except asyncio.CancelledError:
+            self._leave(turn.audio_seconds)
+            raise
+        if turn.granted.done():
+            self._leave(turn.audio_seconds)
+        else:
+            turn.granted.set_result(None)
+
+    def _wait_seconds(self, turn: _Turn) -> float:
+        """0.0: the audio is taken, and only the throttle is left to ask."""
+        now = self._clock()
+        self._apply_share(now)
+        if now < self._held_until:
+            return self._held_until - now
+        if self._running >= self._concurrency:
+            return math.inf
+        return self._audio.take(turn.audio_seconds, now)
+
+    def _apply_share(self, now: float) -> None:
+        share = self._share.value(now)
+        requests = self._requests * share
+        # a part of less than one request a period becomes one request in a longer period
+        stretch = 1.0 if requests >= 1 or requests == 0 else 1.0 / requests
+        whole = int(requests) if stretch == 1.0 else 1
+        self._throttler.rate_limit = whole - self._running
+        self._throttler.period = self._period * stretch
+        self._audio.change(self._audio_limit * share, self._period)
+
+    async def _until_not_held(self) -> None:
+        while (held := self._held_until - self._clock()) > 0:
+            self._changed.clear()
+            await self._until_changed(held)
+
+    async def _until_changed(self, wait: float) -> None:
+        # capped, since a share that grew takes effect by the clock alone
+        timeout = min(wait, self._period)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _leave(self, audio_seconds: float) -> None:
+        self._running -= 1
+        self._throttler.ended()
+        self._audio.done(audio_seconds, self._clock())
+        self._changed.set()
+
+
+def _stopped() -> TransientError:
+    return TransientError(Reason.ENGINE_FAILED, "the API engine has stopped")
+
+
+async def _within(granted: asyncio.Future[None], wait_at_most: float | None) -> None:
+    try:
+        async with asyncio.timeout(wait_at_most):
+            await granted
+    except TimeoutError as error:
+        detail = "the deadline passed in the API's queue; raise the API's limits or the event's deadline"
+        raise EventError(Reason.DEADLINE_EXCEEDED, detail) from error

@@ -1,0 +1,80 @@
+"""A decoded recording as uploads for an API: cut where it is quiet, as FLAC. Blocking: call it in a thread."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile as sf
+
+from consumer.core.model import SAMPLE_RATE, Recording
+from consumer.core.prices import ApiModel
+from consumer.engines.protocol import Samples
+from consumer.errors import RecordingError
+from schemas.codes import Reason
+
+SHORTEST_UPLOAD_SAMPLES = SAMPLE_RATE // 5
+"""APIs refuse what is shorter than 0.1 s; such audio is padded with silence."""
+_HOP = SAMPLE_RATE // 100
+_QUIET_HOPS = 10
+_SEARCH_SHARE = 0.2
+"""A cut is sought in the last fifth of the longest part that is allowed."""
+_FLAC_BYTES_PER_SECOND = SAMPLE_RATE * 2 * 1.02
+"""The most that 16 bit FLAC takes: noise does not compress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of the recording, in samples."""
+
+    start: int
+    stop: int
+
+    @property
+    def start_seconds(self) -> float:
+        return self.start / SAMPLE_RATE
+
+    @property
+    def audio_seconds(self) -> float:
+        return (self.stop - self.start) / SAMPLE_RATE
+
+
+def plan_parts(recording: Recording, model: ApiModel) -> list[Part]:
+    """Cut a recording into parts within the model's seconds and, whatever the audio is, its bytes."""
+    longest_seconds = model.max_audio_bytes / _FLAC_BYTES_PER_SECOND
+    if model.max_seconds is not None:
+        longest_seconds = min(longest_seconds, model.max_seconds)
+    longest = int(longest_seconds * SAMPLE_RATE)
+    samples = _open(recording)
+    parts, start = [], 0
+    while recording.samples - start > longest:
+        low = start + int(longest * (1 - _SEARCH_SHARE))
+        cut = low + quietest(samples[low : start + longest])
+        parts.append(Part(start, cut))
+        start = cut
+    return [*parts, Part(start, recording.samples)]
+
+
+def encode_part(recording: Recording, part: Part) -> bytes:
+    """The part as 16 bit FLAC, 16 kHz mono."""
+    samples = np.nan_to_num(_open(recording)[part.start : part.stop], nan=0.0)
+    if len(samples) < SHORTEST_UPLOAD_SAMPLES:
+        samples = np.pad(samples, (0, SHORTEST_UPLOAD_SAMPLES - len(samples)))
+    body = io.BytesIO()
+    sf.write(body, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return body.getvalue()
+
+
+def quietest(samples: Samples) -> int:
+    """The middle of the quietest 100 ms, as an index."""
+    hops = len(samples) // _HOP
+    if hops <= _QUIET_HOPS:
+        return len(samples) // 2
+    energy = np.square(np.asarray(samples[: hops * _HOP], np.float64)).reshape(hops, _HOP).sum(axis=1)
+    windows = np.convolve(energy, np.ones(_QUIET_HOPS), mode="valid")
+    return int(np.argmin(windows)) * _HOP + _QUIET_HOPS * _HOP // 2
+
+
+def _open(recording: Recording) -> Samples:
+    if recording.samples == 0:
+        raise RecordingError(Reason.EMPTY, "the recording holds no audio; publish one that does")
+    return np.memmap(recording.pcm_path, dtype="<f4", mode="r", shape=(recording.samples,))

@@ -1,0 +1,36 @@
+"""Which engines the settings ask for, and what of them decides the text."""
+
+from collections.abc import Callable
+
+from consumer.core.event import fingerprint
+from consumer.core.model import Engine
+from consumer.engines.hybrid import HybridEngine
+from consumer.engines.local import LocalEngine
+from consumer.engines.openai_api import OpenAIEngine
+from consumer.engines.simulated import SimulatedEngine
+from consumer.settings import Settings
+
+
+def choose_engine(settings: Settings) -> HybridEngine:
+    """The configured engine, with the API behind it if the settings say so; not started yet."""
+    primary: Engine
+    match settings.engine:
+        case "simulated":
+            primary = SimulatedEngine(settings)
+        case "openai":
+            primary = OpenAIEngine(settings)
+        case _:
+            primary = LocalEngine(settings)
+    fallback = OpenAIEngine(settings) if settings.fallback == "openai" and settings.engine != "openai" else None
+    return HybridEngine(primary, fallback, settings)
+
+
+def profile_of(settings: Settings) -> Callable[[str | None], str]:
+    """The fingerprint of the wanted profile for a language: it names the primary engine, whoever then serves."""
+    model = {"openai": settings.api_model, "simulated": "simulated"}.get(settings.engine, settings.model)
+    revision = settings.model_revision if settings.engine not in ("openai", "simulated") else None
+
+    def of(language: str | None) -> str:
+        return fingerprint(settings.engine, model, revision, settings.compute_type, language, "transcribe")
+
+    return of

@@ -1,0 +1,190 @@
+"""Whisper on CTranslate2: the quickest exact Whisper on a plain CPU.
+
+Runs in the engine child. On a CPU each window is decoded alone, by as many single-threaded workers as there are
+cores: quicker than batches there, and a text cannot depend on its peers. On a GPU windows go through in batches.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ctranslate2
+import numpy as np
+from faster_whisper import download_model
+from faster_whisper.feature_extractor import FeatureExtractor
+
+from consumer.core.model import SAMPLE_RATE
+from consumer.engines import whisper_text
+from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.engines.whisper_text import Vocabulary
+from schemas.codes import WarningCode
+from schemas.models import EngineRef
+
+_WARM_UP_SAMPLES = 16_000
+
+
+def load(model: str, *, revision: str | None, device: str, compute_type: str, threads: int) -> "CTranslate2Whisper":
+    """Load a converted Whisper and warm it up.
+
+    ``model`` is a local folder, a hub id of a converted model or a size such as ``tiny.en``; ``device`` is ``auto``,
+    ``cpu`` or ``cuda:<n>``; ``threads`` are CPU workers, 0: one for each core.
+    """
+    folder = Path(model) if Path(model).is_dir() else Path(download_model(model, revision=revision))
+    kind, index = _device(device)
+    compute = _compute_type(compute_type, kind)
+    workers = (threads or os.cpu_count() or 1) if kind == "cpu" else 1
+    whisper = ctranslate2.models.Whisper(
+        str(folder), device=kind, device_index=index, compute_type=compute, inter_threads=workers, intra_threads=1
+    )
+    vocabulary = Vocabulary.read(folder / "tokenizer.json", multilingual=whisper.is_multilingual)
+    quantization = None if compute == "float32" else compute
+    ref = EngineRef(name="ctranslate2", model=model, revision=revision, quantization=quantization)
+    loaded = CTranslate2Whisper(whisper, vocabulary, ref, workers=workers, batched=kind == "cuda")
+    loaded.recognise([np.zeros(_WARM_UP_SAMPLES, np.float32)] * workers, ["en"] * workers, [True] * workers)
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A window with what is wanted of it."""
+
+    features: np.ndarray
+    language: str | None
+    words: bool
+    chunk: Samples
+
+
+class CTranslate2Whisper:
+    """A Model; greedy and without time-stamp tokens. ``recognise`` is for one caller at a time."""
+
+    def __init__(
+        self,
+        whisper: ctranslate2.models.Whisper,
+        vocabulary: Vocabulary,
+        ref: EngineRef,
+        *,
+        workers: int,
+        batched: bool,
+    ) -> None:
+        self.info = ModelInfo(ref=ref, languages=vocabulary.languages)
+        self._whisper = whisper
+        self._vocabulary = vocabulary
+        self._batched = batched
+        self._features = FeatureExtractor(feature_size=whisper.n_mels)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="whisper")
+
+    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+        """Hear a batch; chunks of at most 30 s each, one window each."""
+        wanted = zip(chunks, languages, words, strict=True)
+        if not self._batched:
+            return list(self._pool.map(lambda one: self._hear([self._ask(*one)])[0], wanted))
+        asks = list(self._pool.map(lambda one: self._ask(*one), wanted))
+        return self._hear(asks) if asks else []
+
+    def _ask(self, chunk: Samples, language: str | None, words: bool) -> _Ask:
+        # silence is added to the sound, as in training, not to the spectrogram
+        features = self._features(whisper_text.in_window(chunk), padding=0)[:, : whisper_text.WINDOW_FRAMES]
+        return _Ask(np.ascontiguousarray(features, np.float32), language, words, chunk)
+
+    def _hear(self, asks: list[_Ask]) -> list[HeardChunk]:
+        encoded = self._whisper.encode(_storage(asks))
+        languages = self._languages(encoded, asks)
+        heard = self._generate(encoded, languages, beam_size=1)
+        return [
+            self._finish(ask, one, tokens, encoded if len(asks) == 1 else None)
+            for ask, (one, tokens) in zip(asks, heard, strict=True)
+        ]
+
+    def _languages(self, encoded: ctranslate2.StorageView, asks: list[_Ask]) -> list[str]:
+        if not self._vocabulary.multilingual:
+            return [self._vocabulary.languages[0]] * len(asks)
+        if all(ask.language for ask in asks):
+            return [ask.language or "" for ask in asks]
+        detected = self._whisper.detect_language(encoded)
+        return [ask.language or found[0][0][2:-2] for ask, found in zip(asks, detected, strict=True)]
+
+    def _generate(
+        self, encoded: ctranslate2.StorageView, languages: list[str], *, beam_size: int, no_repeat_ngram_size: int = 0
+    ) -> list[tuple[HeardChunk, list[int]]]:
+        """What was heard, without words, and the text's tokens."""
+        results = self._whisper.generate(
+            encoded,
+            [[*self._vocabulary.prompt(language), self._vocabulary.no_timestamps()] for language in languages],
+            beam_size=beam_size,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            max_length=whisper_text.MAX_TOKENS,
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        return [self._heard(result, language) for result, language in zip(results, languages, strict=True)]
+
+    def _heard(self, result: ctranslate2.models.WhisperGenerationResult, language: str) -> tuple[HeardChunk, list[int]]:
+        tokens = list(result.sequences_ids[0])
+        # the score is a mean over the tokens without the end mark, which was chosen too
+        mean_logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
+        chunk = HeardChunk(
+            text=self._vocabulary.text(tokens),
+            mean_logprob=float(mean_logprob),
+            no_speech_probability=float(result.no_speech_prob),
+            tokens=len(tokens) + 1,
+            language=language,
+        )
+        return chunk, self._vocabulary.spoken(tokens)
+
+    def _finish(
+        self, ask: _Ask, heard: HeardChunk, tokens: list[int], encoded: ctranslate2.StorageView | None
+    ) -> HeardChunk:
+        """Break a loop and add word times; both for this window alone."""
+        loops = whisper_text.repeats(heard.text)
+        if not loops and not ask.words:
+            return heard
+        alone = self._whisper.encode(_storage([ask])) if encoded is None else encoded
+        if loops:
+            heard, tokens = self._again(alone, heard, tokens)
+        return replace(heard, words=self._words(ask, alone, heard, tokens)) if ask.words else heard
+
+    def _again(
+        self, encoded: ctranslate2.StorageView, first: HeardChunk, tokens: list[int]
+    ) -> tuple[HeardChunk, list[int]]:
+        second, second_tokens = self._generate(
+            encoded,
+            [first.language or ""],
+            beam_size=whisper_text.RETRY_BEAM,
+            no_repeat_ngram_size=whisper_text.RETRY_NO_REPEAT_NGRAM,
+        )[0]
+        if whisper_text.compression_ratio(second.text) < whisper_text.compression_ratio(first.text):
+            first, tokens = second, second_tokens
+        return replace(first, warnings=(WarningCode.REPETITION.value,)), tokens
+
+    def _words(
+        self, ask: _Ask, encoded: ctranslate2.StorageView, heard: HeardChunk, tokens: list[int]
+    ) -> tuple[HeardWord, ...]:
+        if not tokens:
+            return ()
+        language = heard.language or ""
+        aligned = self._whisper.align(
+            encoded, self._vocabulary.prompt(language), [tokens], whisper_text.mel_frames(ask.chunk)
+        )[0]
+        path = np.array(aligned.alignments, np.intp).reshape(-1, 2)
+        audio_seconds = len(ask.chunk) / SAMPLE_RATE
+        return self._vocabulary.words(tokens, language, path, aligned.text_token_probs, audio_seconds)
+
+
+def _storage(asks: list[_Ask]) -> ctranslate2.StorageView:
+    return ctranslate2.StorageView.from_array(np.stack([ask.features for ask in asks]))
+
+
+def _device(device: str) -> tuple[str, int]:
+    if device == "auto":
+        return ("cuda", 0) if ctranslate2.get_cuda_device_count() else ("cpu", 0)
+    kind, _, index = device.partition(":")
+    return kind, int(index or 0)
+
+
+def _compute_type(wanted: str, kind: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if kind == "cpu":
+        return "int8"
+    return "bfloat16" if "bfloat16" in ctranslate2.get_supported_compute_types(kind) else "float16"

@@ -1,0 +1,291 @@
+"""A model of our own behind the Engine protocol: cut, batch with everybody else's chunks, hear in a child, merge.
+
+This process imports no torch: models live in ``consumer.workers.engine_child``, one child for each device.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from consumer.core.batcher import BatchLimits
+from consumer.core.ctc import CtcFamily
+from consumer.core.languages import primary_code
+from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
+from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
+from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
+from consumer.engines.protocol import Family, HeardChunk, ModelInfo, Samples, Span
+from consumer.engines.wire import PCM, Answer, ChunkAsk, answers_from_wire, info_from_wire
+from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
+from consumer.settings import Settings
+from consumer.workers.supervisor import Supervisor
+from schemas.codes import Reason, WarningCode
+from schemas.models import Attempt, EngineRef, Recognised
+
+CHILD_MODULE = "consumer.workers.engine_child"
+START_TIMEOUT_SECONDS = 900.0
+"""A first start may download the model."""
+CPU_BATCH_AUDIO_SECONDS = 40.0
+"""Padded audio in a batch on a CPU at most: bigger batches gain hardly anything there, and the short recording
+behind them waits for all of it."""
+
+_SILENCE_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What is known once the children are up."""
+
+    info: ModelInfo
+    family: Family
+    dispatcher: Dispatcher[ChunkAsk, HeardChunk]
+    chunks_at_once: int
+    """Chunks of one recording in the queue and the model at most, so that a long one leaves room for others."""
+
+
+class LocalEngine:
+    """An Engine. ``loader`` (``module:function``, imported by the child) replaces the model of the settings."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        loader: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        observe: Callable[[BatchReport[ChunkAsk]], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._observe = observe
+        self._family = _family(settings)
+        init = {
+            "engine": settings.engine,
+            "model": settings.model,
+            "revision": settings.model_revision,
+            "compute_type": settings.compute_type,
+            "threads": settings.engine_threads or os.cpu_count() or 1,
+            "loader": loader,
+        }
+        self._children = [
+            Supervisor(
+                CHILD_MODULE,
+                {**init, "device": device},
+                name=f"engine {settings.engine} {device}",
+                start_timeout_seconds=START_TIMEOUT_SECONDS,
+            )
+            for device in settings.devices
+        ]
+        self._loaded: _Loaded | None = None
+
+    @property
+    def ref(self) -> EngineRef:
+        """What the model says it is; before ``start`` what the settings ask for."""
+        if self._loaded:
+            return self._loaded.info.ref
+        return EngineRef(name=self._settings.engine, model=self._settings.model, revision=self._settings.model_revision)
+
+    @property
+    def queued_audio_seconds(self) -> float:
+        return self._loaded.dispatcher.queued_audio_seconds if self._loaded else 0.0
+
+    @property
+    def full(self) -> bool:
+        """The queue has no room: whoever takes in work should pause."""
+        return self._loaded is not None and self._loaded.dispatcher.full
+
+    @property
+    def child_pids(self) -> list[int]:
+        """Processes of the children that are up."""
+        return [child.pid for child in self._children if child.pid is not None]
+
+    def health_age_seconds(self) -> float | None:
+        """How long the last good batch is ago; None before the first."""
+        at = self._loaded.dispatcher.last_good_batch_at if self._loaded else None
+        return None if at is None else self._clock() - at
+
+    def language_of(self, wish: Wish) -> str | None:
+        languages = self._up().info.languages
+        if languages is not None and len(languages) == 1 and wish.language is None:
+            return languages[0]
+        wished = wish.language or self._settings.language
+        if wished is None:
+            return None
+        subtag = wished.replace("_", "-").split("-")[0].lower()
+        code = subtag if languages is None or subtag in languages else primary_code(wished)
+        if languages is not None and code not in languages:
+            raise EventError(
+                Reason.UNSUPPORTED_LANGUAGE,
+                f"{self.ref.model} does not know the language {wished!r}; it knows {', '.join(languages[:10])}",
+            )
+        return code
+
+    async def start(self) -> None:
+        """Start every child and wait for all. Raises ReasonedError if one cannot start; none is left running."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                starts = [group.create_task(child.start()) for child in self._children]
+        except ExceptionGroup as failures:
+            await self._stop_children()
+            raise failures.exceptions[0] from failures
+        told = starts[0].result()
+        limits = _limits(self._settings, told["device"])
+        dispatcher: Dispatcher[ChunkAsk, HeardChunk] = Dispatcher(
+            limits, self._run_batch, slots=len(self._children), clock=self._clock, observe=self._observe
+        )
+        at_once = _chunks_at_once(limits, self._settings.chunk_seconds, told["device"]) * len(self._children)
+        self._loaded = _Loaded(info_from_wire(told), self._family, dispatcher, at_once)
+        dispatcher.start()
+
+    async def stop(self) -> None:
+        if self._loaded:
+            await self._loaded.dispatcher.stop()
+        await self._stop_children()
+
+    async def transcribe(self, recording: Recording, wish: Wish) -> Heard:
+        loaded = self._up()
+        language = self.language_of(wish)
+        began = self._clock()
+        spans = await asyncio.to_thread(_plan, loaded.family, recording)
+        if not spans:
+            return self._silent(recording, language)
+        tasks: list[asyncio.Task[Served[HeardChunk]]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                turn = asyncio.Semaphore(loaded.chunks_at_once)
+                for span in spans:
+                    ask = ChunkAsk(recording.pcm_path, span.start, span.stop, language, span.words)
+                    tasks.append(group.create_task(_in_turn(turn, loaded.dispatcher, ask, wish)))
+        except ExceptionGroup as failures:
+            error = _worst(failures)
+            served = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
+            error.attempts.append(self._attempt(recording, error.reason, served, self._clock() - began))
+            raise error from failures
+        served = [task.result() for task in tasks]
+        recognised = await asyncio.to_thread(
+            loaded.family.merge, spans, [one.value for one in served], loaded.info, recording.audio_seconds
+        )
+        if recognised.language is None:
+            recognised = recognised.model_copy(update={"language": language})
+        attempt = self._attempt(recording, "ok", served, self._clock() - began)
+        infer_seconds = _busy_seconds(served)
+        elapsed = max(one.finished for one in served) - min(one.submitted for one in served)
+        return Heard(recognised, attempt.cost_usd, [attempt], max(0.0, elapsed - infer_seconds), infer_seconds)
+
+    def _up(self) -> _Loaded:
+        if self._loaded is None:
+            raise TransientError(Reason.ENGINE_FAILED, "the engine is not started; start it first")
+        return self._loaded
+
+    async def _run_batch(self, slot: int, asks: list[ChunkAsk]) -> list[Answer]:
+        header, payload = await self._children[slot].request(
+            {"chunks": [ask.to_wire() for ask in asks]}, timeout_seconds=self._settings.engine_timeout_seconds
+        )
+        return answers_from_wire(header["chunks"], payload)
+
+    async def _stop_children(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for child in self._children:
+                group.create_task(child.stop())
+
+    def _attempt(self, recording: Recording, outcome: str, served: list[Served[HeardChunk]], seconds: float) -> Attempt:
+        """The ledger line: the recording's share of engine time at the settings' price."""
+        engine_seconds = sum(one.engine_seconds for one in served)
+        return Attempt(
+            engine=self.ref.name,
+            model=self.ref.model,
+            outcome=outcome,
+            audio_seconds=recording.audio_seconds,
+            cost_usd=engine_seconds * self._settings.local_usd_per_hour / 3600,
+            price_version="settings",
+            usage_source="measured",
+            seconds=seconds,
+        )
+
+    def _silent(self, recording: Recording, language: str | None) -> Heard:
+        """Nothing to hear: no model is asked, so nothing is paid and nothing is made up."""
+        recognised = Recognised(
+            text="",
+            language=language,
+            engine=self.ref,
+            audio_seconds=recording.audio_seconds,
+            warnings=[WarningCode.NO_SPEECH],
+        )
+        return Heard(recognised, 0.0)
+
+
+def _family(settings: Settings) -> Family:
+    if settings.engine == "ctc":
+        try:
+            return CtcFamily(settings.chunk_seconds, settings.chunk_overlap_seconds)
+        except ValueError as error:
+            raise ServiceError(f"{error}; change one of them") from error
+    return WhisperFamily(chunk_overlap_seconds=settings.chunk_overlap_seconds)
+
+
+def _limits(settings: Settings, device: str) -> BatchLimits:
+    """What a batch may hold on this device."""
+    on_cpu = device == "cpu"
+    padded_seconds, max_chunks = settings.batch_audio_seconds, settings.batch_max_chunks
+    window_seconds = None if settings.engine == "ctc" else WINDOW_SAMPLES / SAMPLE_RATE
+    if on_cpu:
+        padded_seconds = min(padded_seconds, CPU_BATCH_AUDIO_SECONDS)
+    if on_cpu and settings.engine == "ctranslate2" and window_seconds:
+        # this model hears as many windows side by side as it has threads, none slower for the others
+        max_chunks = settings.engine_threads or os.cpu_count() or 1
+        padded_seconds = max_chunks * window_seconds
+    return BatchLimits(
+        padded_seconds=padded_seconds,
+        max_chunks=max_chunks,
+        max_wait_seconds=settings.batch_wait_ms / 1000,
+        queue_seconds=settings.queue_audio_seconds,
+        window_seconds=window_seconds,
+    )
+
+
+def _chunks_at_once(limits: BatchLimits, chunk_seconds: float, device: str) -> int:
+    """Chunks of one recording under way for each child: one batch, and on a quick device the next one too."""
+    batch_chunks = int(limits.padded_seconds / (limits.window_seconds or chunk_seconds))
+    return max(1, min(batch_chunks, limits.max_chunks)) * (1 if device == "cpu" else 2)
+
+
+def _plan(family: Family, recording: Recording) -> list[Span]:
+    """The recording's spans; none if every sample is zero. Reads the file: not on the loop."""
+    if recording.samples == 0:
+        return []
+    try:
+        samples: Samples = np.memmap(recording.pcm_path, PCM, mode="r", shape=(recording.samples,))
+    except (OSError, ValueError) as error:
+        raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
+    blocks = range(0, recording.samples, _SILENCE_BLOCK)
+    if not any(np.any(samples[start : start + _SILENCE_BLOCK]) for start in blocks):
+        return []
+    return family.plan(samples)
+
+
+async def _in_turn(
+    turn: asyncio.Semaphore, dispatcher: Dispatcher[ChunkAsk, HeardChunk], ask: ChunkAsk, wish: Wish
+) -> Served[HeardChunk]:
+    async with turn:
+        return await dispatcher.submit(ask, (ask.stop - ask.start) / SAMPLE_RATE, critical=wish.critical)
+
+
+def _worst(failures: ExceptionGroup[Exception]) -> ReasonedError:
+    """The error that decides: the recording's own fault before what may pass. Raises what nobody foresaw."""
+    reasoned = [error for error in failures.exceptions if isinstance(error, ReasonedError)]
+    if len(reasoned) < len(failures.exceptions):
+        raise failures
+    return next((error for error in reasoned if isinstance(error, RecordingError)), reasoned[0])
+
+
+def _busy_seconds(served: list[Served[HeardChunk]]) -> float:
+    """How long at least one of the chunks was in the model; the rest of the time, all of them waited."""
+    runs = sorted((one.started, one.finished) for one in served)
+    reached = runs[0][0]
+    busy = 0.0
+    for started, finished in runs:
+        busy += max(0.0, finished - max(started, reached))
+        reached = max(reached, finished)
+    return busy

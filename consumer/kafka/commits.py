@@ -1,0 +1,143 @@
+"""A lane's commits: each one numbered, none begun while the fate of the last is unknown.
+
+A commit whose answer never came may have happened, or may still happen: a stray request to end a transaction can end a
+*later* one. So after any doubt nothing is begun before a new producer has fenced the old one, and the commit number in
+the committed metadata has told how it ended. (Offsets alone cannot tell: consecutive commits may share one.)
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from consumer.core import commit_metadata
+from consumer.core.backoff import RetryPolicy
+from consumer.core.commit_metadata import CommitMetadata, UnreadableMetadataError
+from consumer.core.offsets import CommitPoint
+from consumer.core.outcomes import Write
+from consumer.dedup.restore import SENTINEL_KEY
+from consumer.errors import FencedError, LaneError
+from consumer.kafka.committed import CommittedOffsets
+from consumer.kafka.transaction import DoubtfulError, LaneProducer, OffsetCommit
+
+log = logging.getLogger(__name__)
+
+BACKOFF = RetryPolicy(first_seconds=0.2, max_seconds=5.0)
+HOPELESS_AFTER = 3
+"""Failures in a row that no waiting mends (a record over the topic's limit, a missing permission)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastCommit:
+    """Where the lane's last owner left it; ``offset`` is None if nobody ever committed."""
+
+    offset: int | None
+    metadata: CommitMetadata
+
+
+class LaneCommits:
+    """All writing of one lane goes through here."""
+
+    def __init__(
+        self,
+        partition: TopicPartition,
+        dedup_topic: str,
+        producer: LaneProducer,
+        committed: CommittedOffsets,
+        *,
+        still_assigned: Callable[[], bool],
+    ) -> None:
+        self._partition = partition
+        self._dedup_topic = dedup_topic
+        self._producer = producer
+        self._committed = committed
+        self._still_assigned = still_assigned
+        self._number = 0
+
+    async def take_over(self) -> int:
+        """Fence the previous owner and commit a sentinel to the dedup partition; the sentinel's offset.
+
+        Raises KafkaError, DoubtfulError, FencedError: nothing is taken over then.
+        """
+        await self._producer.fence()
+        sentinel = Write(self._dedup_topic, SENTINEL_KEY, None, self._partition.partition)
+        (offset,) = await self._producer.commit([sentinel], None)
+        return offset
+
+    async def read_last(self) -> LastCommit:
+        """What is committed. A stable read only after ``take_over``."""
+        committed = await self._committed.read(self._partition)
+        if committed.offset is None:
+            last = LastCommit(None, CommitMetadata())
+        else:
+            try:
+                metadata = commit_metadata.decode(committed.metadata, committed.offset)
+            except UnreadableMetadataError as error:
+                log.error(  # noqa: TRY400 (the text says it all)
+                    "unreadable_commit_metadata of %s/%d: %s; events settled out of order are settled again",
+                    *self._partition,
+                    error,
+                )
+                metadata = CommitMetadata()
+            last = LastCommit(committed.offset, metadata)
+        self._number = last.metadata.commit_number
+        return last
+
+    async def commit(self, writes: list[Write], point: CommitPoint, *, clean: bool = False) -> None:
+        """Publish the writes and the commit point, all or nothing; returns when that is certain.
+
+        Waits out broker failures (bounded by cancellation). Raises FencedError when another owner has the lane,
+        LaneError when no waiting would help.
+        """
+        number = self._number + 1
+        metadata = commit_metadata.encode(point, commit_number=number, clean=clean)
+        position = OffsetCommit(self._partition, point.offset, metadata)
+        hopeless = 0
+        while True:
+            try:
+                await self._producer.commit(writes, position)
+                break
+            except DoubtfulError as doubt:
+                hopeless = 0 if doubt.retriable else hopeless + 1
+                if hopeless >= HOPELESS_AFTER:
+                    raise LaneError(
+                        f"lane {self._partition.partition} cannot commit: {doubt}; check permissions and "
+                        "`earwitness topics check`"
+                    ) from doubt
+                log.warning("commit_in_doubt lane %d: %s", self._partition.partition, doubt)
+                if await self._went_through(number):
+                    break
+        self._number = number
+
+    async def stop(self) -> None:
+        """Let the producer go."""
+        await self._producer.stop()
+
+    async def _went_through(self, number: int) -> bool:
+        await self._fence_again()
+        expected = self._number
+        found = (await self.read_last()).metadata.commit_number
+        self._number = expected
+        if found not in (expected, number):
+            raise FencedError(f"somebody else committed lane {self._partition.partition} ({found}, not {number})")
+        log.info("commit_resolved lane %d: commit %d %s", self._partition.partition, number, found == number)
+        return found == number
+
+    async def _fence_again(self) -> None:
+        failures = 0
+        while True:
+            if not self._still_assigned():
+                raise FencedError(f"lane {self._partition.partition} was lost while its commit was in doubt")
+            try:
+                await self._producer.fence()
+            except KafkaError as error:
+                if not error.retriable:
+                    raise LaneError(f"lane {self._partition.partition} cannot fence: {error!r}") from error
+            else:
+                return
+            failures += 1
+            await asyncio.sleep(random.random() * BACKOFF.ceiling(failures))  # noqa: S311 (jitter)

@@ -1,0 +1,284 @@
+"""A lane: everything that one input partition owns, from opening to close.
+
+Records come in through ``offer``; each is carried by a task of its own; outcomes are committed together, in whatever
+order they were reached. Its transactional id fences whoever owned the partition before: ownership rests on that, and
+on nothing that a rebalance says.
+"""
+
+import asyncio
+import enum
+import logging
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from consumer.core.model import Record
+from consumer.core.offsets import CommitPoint, OffsetMap
+from consumer.core.outcomes import Moment, Write
+from consumer.dedup.store import DedupSlices
+from consumer.errors import FencedError, LaneError
+from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
+from consumer.kafka.opening import Opens
+from consumer.kafka.transaction import DoubtfulError
+from consumer.pipeline import Pipeline, Settled
+from consumer.settings import Settings
+from schemas.models import utc_now
+
+log = logging.getLogger(__name__)
+
+_COMMIT_BYTES = 16 * 1024 * 1024
+"""What one transaction writes at most, give or take its last outcome."""
+_BREATHER = 25
+"""Outcomes that are written out before the event loop gets a turn."""
+
+
+class LaneState(enum.Enum):
+    """Where a lane is in its life."""
+
+    OPENING = "opening"
+    SERVING = "serving"
+    CLOSED = "closed"
+
+
+class Host(Protocol):
+    """The consumer as a lane sees it."""
+
+    def is_assigned(self, partition: TopicPartition) -> bool: ...
+
+    def begin(self, partition: TopicPartition, offset: int) -> None:
+        """Give records from this offset on."""
+        ...
+
+    def changed(self) -> None:
+        """A lane wants records that did not before, or the other way round."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParts:
+    """A lane's collaborators."""
+
+    settings: Settings
+    host: Host
+    pipeline: Pipeline
+    slices: DedupSlices
+    opens: Opens
+    limit_bytes: int
+    """Largest record that a producer may send."""
+
+
+class Lane:
+    """One partition's owner; made when it is assigned, cancelled when it is lost."""
+
+    def __init__(self, partition: TopicPartition, commits: LaneCommits, parts: LaneParts) -> None:
+        self.partition = partition
+        self.state = LaneState.OPENING
+        self._commits = commits
+        self._parts = parts
+        self._offsets = OffsetMap(CommitPoint(0))
+        self._committed = CommitPoint(0)
+        self._backlog: deque[Record] = deque()
+        self._ready: deque[Settled] = deque()
+        self._committing: list[Settled] = []
+        self._events: asyncio.TaskGroup | None = None
+        self._wake = asyncio.Event()
+        self._held = False
+        self._hopeless = 0
+        self._handover: asyncio.Future[None] | None = None
+
+    # what the consumer asks and says
+
+    @property
+    def wants_records(self) -> bool:
+        """Whether records may be fetched for it."""
+        return self.state is LaneState.SERVING and not self._held and not self._backlog
+
+    @property
+    def next_offset(self) -> int | None:
+        """Where a kept lane goes on reading; None while it opens."""
+        return self._offsets.next_offset if self.state is LaneState.SERVING else None
+
+    @property
+    def in_flight(self) -> int:
+        """Events given and not yet committed."""
+        return self._offsets.unsettled if self.state is LaneState.SERVING else 0
+
+    def offer(self, records: Sequence[Record]) -> None:
+        """Take records in order; what comes before the lane's own seek is thrown away."""
+        if self.state is LaneState.SERVING and not self._held:
+            self._backlog.extend(records)
+            self._pump()
+
+    def hold(self) -> None:
+        """Take nothing more for now: a rebalance or the end is near. What was not begun will be given again."""
+        self._held = True
+        self._backlog.clear()
+
+    def resume(self) -> None:
+        """The partition was kept."""
+        self._held = False
+
+    def reached(self, position: int) -> None:
+        """The consumer stands here with nothing more to give: transaction markers may lie behind."""
+        if self.state is LaneState.SERVING and not self._backlog:
+            self._offsets.advance(position)
+            if self._is_idle() and self._offsets.commit_point() != self._committed:
+                self._wake.set()
+
+    async def hand_over(self) -> None:
+        """Commit what is finished, and say that the lane closes in order. Bounded by its caller."""
+        if self.state is LaneState.SERVING:
+            if self._handover is None:
+                self._handover = asyncio.get_running_loop().create_future()
+            self._wake.set()
+            await asyncio.shield(self._handover)
+
+    # its life
+
+    async def run(self) -> None:
+        """Open, serve, and open again after being fenced, until the partition is lost.
+
+        Raises LaneError or another ServiceError when the process must stop.
+        """
+        failures = 0
+        try:
+            while True:
+                served = await self._live()
+                failures = 0 if served else failures + 1
+                # jittered, so that two processes that both believe in an id do not fence each other in step
+                await asyncio.sleep(self._heartbeat_seconds() + random.random() * BACKOFF.ceiling(failures + 1))  # noqa: S311
+                if not self._parts.host.is_assigned(self.partition):
+                    return
+        finally:
+            self.state = LaneState.CLOSED
+            self._parts.host.changed()
+
+    async def _live(self) -> bool:
+        """One ownership; whether it got as far as serving. Ends by being fenced, or by a broker failure on opening."""
+        self.state = LaneState.OPENING
+        served = False
+        try:
+            point, slice_ = await self._parts.opens(self.partition, self._commits)
+            self._offsets, self._committed = OffsetMap(point), point
+            self._parts.slices.open(self.partition.partition, slice_)
+            try:
+                self._parts.host.begin(self.partition, point.offset)
+                served = True
+                await self._serve()
+            finally:
+                self._parts.slices.close(self.partition.partition, slice_)
+        except BaseExceptionGroup as group:
+            fenced, rest = group.split(FencedError)
+            if rest is not None or fenced is None:
+                raise
+            log.warning("lane_fenced %d: %s", self.partition.partition, fenced.exceptions[0])
+        except FencedError as error:
+            log.warning("lane_fenced %d: %s", self.partition.partition, error)
+        except (KafkaError, DoubtfulError) as error:
+            self._hopeless = 0 if error.retriable else self._hopeless + 1
+            if self._hopeless >= HOPELESS_AFTER:
+                raise LaneError(f"lane {self.partition.partition} cannot open: {error!r}") from error
+            log.warning("lane_opening_again %d: %r", self.partition.partition, error)
+        finally:
+            await self._let_go()
+        return served
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as events:
+            self._events = events
+            self.state = LaneState.SERVING
+            self._parts.host.changed()
+            while True:
+                await self._until_due()
+                await self._commit_some()
+                self._pump()
+
+    async def _let_go(self) -> None:
+        self._events, self.state = None, LaneState.OPENING
+        for settled in (*self._committing, *self._ready):
+            self._parts.pipeline.dropped(settled)
+        self._committing, self._held = [], False
+        self._ready.clear()
+        self._backlog.clear()
+        if self._handover is not None and not self._handover.done():
+            self._handover.set_result(None)  # there is nothing left to hand over
+        self._handover = None
+        await self._commits.stop()
+
+    # records in
+
+    def _pump(self) -> None:
+        if self._events is None:
+            return
+        limit = self._parts.settings.lane_in_flight
+        while self._backlog and self._offsets.unsettled < limit and self._offsets.has_room():
+            record = self._backlog.popleft()
+            if self._offsets.give(record.offset):
+                self._events.create_task(self._settle(record))
+        if not self._backlog:
+            self._parts.host.changed()
+
+    async def _settle(self, record: Record) -> None:
+        self._ready.append(await self._parts.pipeline.settle(record))
+        self._wake.set()
+
+    # outcomes out
+
+    async def _until_due(self) -> None:
+        """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
+        while not (self._ready or self._handover or self._is_idle_behind()):
+            self._wake.clear()
+            await self._wake.wait()
+        settings, loop = self._parts.settings, asyncio.get_running_loop()
+        due = loop.time() + settings.commit_interval_ms / 1000
+        while self._ready and len(self._ready) < settings.commit_batch and self._handover is None:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _commit_some(self) -> None:
+        writes = await self._write_out()
+        handover = self._handover
+        clean = handover is not None and not self._ready
+        for settled in self._committing:
+            self._offsets.settle(settled.outcome.notes.record.offset)
+        point = self._offsets.commit_point()
+        await self._commits.commit([write for group in writes for write in group], point, clean=clean)
+        self._committed = point
+        done, self._committing = self._committing, []
+        for settled, its_writes in zip(done, writes, strict=True):
+            self._parts.pipeline.confirmed(settled, its_writes)
+        if clean and handover is not None:
+            self._handover = None
+            if not handover.done():
+                handover.set_result(None)
+
+    async def _write_out(self) -> list[list[Write]]:
+        settings, size_bytes = self._parts.settings, 0
+        writes: list[list[Write]] = []
+        while self._ready and len(writes) < settings.commit_batch and size_bytes < _COMMIT_BYTES:
+            settled = self._ready.popleft()
+            self._committing.append(settled)
+            moment = Moment(utc_now(), asyncio.get_running_loop().time() - settled.since)
+            writes.append(settled.outcome.writes(settings.topics, moment, self._parts.limit_bytes))
+            size_bytes += sum(len(write.value or b"") for write in writes[-1])
+            if len(writes) % _BREATHER == 0:
+                await asyncio.sleep(0)
+        return writes
+
+    def _is_idle(self) -> bool:
+        return not self._offsets.unsettled and not self._ready
+
+    def _is_idle_behind(self) -> bool:
+        return self._is_idle() and self._offsets.commit_point() != self._committed
+
+    def _heartbeat_seconds(self) -> float:
+        return self._parts.settings.heartbeat_interval_ms / 1000

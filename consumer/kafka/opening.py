@@ -1,0 +1,90 @@
+"""How a lane opens. Each step relies on the one before it.
+
+1. its producer starts: the previous owner is fenced, and what it left open is ended
+2. a sentinel is committed to its dedup partition, and its offset kept
+3. the committed offset and metadata are read: only now is that a stable read
+4. its dedup slice is restored until the sentinel has been read
+5. the partition must still be assigned
+6. it seeks, and takes records
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiokafka.structs import TopicPartition
+
+from consumer.core.offsets import CommitPoint
+from consumer.core.outcomes import Write
+from consumer.dedup.restore import STARTED_KEY, restore
+from consumer.dedup.store import DedupSlice
+from consumer.errors import FencedError, LaneError
+from consumer.kafka.commits import LaneCommits, LastCommit
+
+log = logging.getLogger(__name__)
+
+
+class Bounds(Protocol):
+    """The first and the next offset of the input partition."""
+
+    async def __call__(self, partition: TopicPartition) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What opening needs besides the lane's own commits."""
+
+    connection: Mapping[str, Any]
+    dedup_topic: str
+    folder: Path
+    start_at: str
+    bounds: Bounds
+    is_assigned: Callable[[TopicPartition], bool]
+
+    async def open(self, partition: TopicPartition, commits: LaneCommits) -> tuple[CommitPoint, DedupSlice]:
+        """Steps 1 to 5; the seek is the caller's. Raises LaneError when the lane's state cannot be trusted."""
+        sentinel = await commits.take_over()
+        last = await commits.read_last()
+        slice_ = DedupSlice(self.folder)
+        try:
+            dedup = TopicPartition(self.dedup_topic, partition.partition)
+            started = await restore(self.connection, dedup, sentinel, slice_)
+            point = await self._start(partition, last, commits, started=started)
+            self._demand_assigned(partition)
+        except BaseException:
+            slice_.close()
+            raise
+        log.info("lane_open %d at %d, %d dedup entries", partition.partition, point.offset, len(slice_))
+        return point, slice_
+
+    def _demand_assigned(self, partition: TopicPartition) -> None:
+        if not self.is_assigned(partition):
+            raise FencedError(f"lane {partition.partition} was lost while it opened")
+
+    async def _start(
+        self, partition: TopicPartition, last: LastCommit, commits: LaneCommits, *, started: bool
+    ) -> CommitPoint:
+        first, end = await self.bounds(partition)
+        if last.offset is None:
+            if started:
+                raise LaneError(
+                    f"the committed offset of {partition.topic}/{partition.partition} is gone, though this group has "
+                    "worked on it: offsets expired or were deleted. Decide where to go on with "
+                    "`kafka-consumer-groups.sh --reset-offsets`, then start again"
+                )
+            point = CommitPoint(first if self.start_at == "earliest" else end)
+            mark = Write(self.dedup_topic, STARTED_KEY, None, partition.partition)
+            await commits.commit([mark], point)
+            return point
+        if last.offset < first:
+            raise LaneError(
+                f"retention has deleted unheard events of {partition.topic}/{partition.partition}: committed "
+                f"{last.offset}, but the log begins at {first}. Raise retention.ms; to go on without them, use "
+                "`kafka-consumer-groups.sh --reset-offsets --to-earliest`"
+            )
+        return CommitPoint(last.offset, last.metadata.settled)
+
+
+Opens = Callable[[TopicPartition, LaneCommits], Awaitable[tuple[CommitPoint, DedupSlice]]]

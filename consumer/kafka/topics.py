@@ -1,0 +1,194 @@
+"""Makes the service's topics, and checks that they are what its promises rest on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from consumer.errors import ServiceError
+from consumer.kafka.client import admin_client
+from consumer.settings import Settings
+from schemas.topics import TopicSpec
+
+TIMEOUT_SECONDS = 30.0
+_RETRY_SECONDS = 0.1
+_AT_LEAST = ("max.message.bytes", "delete.retention.ms")
+_CLEANUP = "cleanup.policy"
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedTopic:
+    """A topic after ``create``."""
+
+    name: str
+    partitions: int
+    existed: bool
+
+
+async def create(settings: Settings) -> list[CreatedTopic]:
+    """Make the topics that are missing; returns all of them once every partition has a leader.
+
+    Existing topics stay as they are (``check`` judges them), and new ones take their partition count, since all
+    must have the same. Raises ServiceError.
+    """
+    specs = _specs(settings)
+    async with _bounded(settings) as admin:
+        existing = await _partition_counts(admin)
+        partitions = next((existing[spec.name] for spec in specs if spec.name in existing), settings.partitions)
+        # The input topic comes first and then decides: a broker may not know yet what somebody else has just made.
+        made = await _make(admin, [specs[0]], existing, partitions, settings.replication_factor)
+        await _wait_for_leaders(admin, [specs[0].name])
+        partitions = (await _partition_counts(admin))[specs[0].name]
+        made |= await _make(admin, specs[1:], existing, partitions, settings.replication_factor)
+        await _wait_for_leaders(admin, [spec.name for spec in specs])
+        counts = await _partition_counts(admin)
+    return [CreatedTopic(spec.name, counts[spec.name], spec.name not in made) for spec in specs]
+
+
+async def check(settings: Settings) -> int:
+    """The partition count that all topics share.
+
+    Raises ServiceError with every mismatch and how to mend it.
+    """
+    async with _bounded(settings) as admin:
+        counts = await _partition_counts(admin)
+        specs = _specs(settings)
+        present = [spec for spec in specs if spec.name in counts]
+        configs = await _configs(admin, present)
+    faults = [f"{spec.name} is missing: run `earwitness topics create`" for spec in specs if spec not in present]
+    faults += _count_faults({spec.name: counts[spec.name] for spec in present})
+    for spec in present:
+        faults += config_faults(spec, configs[spec.name])
+    if faults:
+        raise ServiceError("the topics do not fit:\n" + "\n".join(f"- {fault}" for fault in faults))
+    return counts[settings.topics.events]
+
+
+def config_faults(spec: TopicSpec, actual: Mapping[str, str | None]) -> list[str]:
+    """What is wrong with a topic's settings, each with the command that mends it."""
+    faults = [
+        _mend(spec, name, actual.get(name), spec.config[name], "must be at least")
+        for name in _AT_LEAST
+        if name in spec.config and int(actual.get(name) or 0) < int(spec.config[name])
+    ]
+    wanted = spec.config.get(_CLEANUP, "delete")
+    if wanted not in (policies := (actual.get(_CLEANUP) or "").split(",")):
+        faults.append(_mend(spec, _CLEANUP, actual.get(_CLEANUP), wanted, "must hold"))
+    elif wanted == "delete" and "compact" in policies:
+        faults.append(_mend(spec, _CLEANUP, actual.get(_CLEANUP), wanted, "would lose records, it must be"))
+    return faults
+
+
+def _mend(spec: TopicSpec, name: str, actual: str | None, wanted: str, demand: str) -> str:
+    return (
+        f"{spec.name}: {name} is {actual}, {demand} {wanted}: "
+        f"kafka-configs.sh --alter --entity-type topics --entity-name {spec.name} --add-config {name}={wanted}"
+    )
+
+
+def _count_faults(counts: Mapping[str, int]) -> list[str]:
+    if len(set(counts.values())) <= 1:
+        return []
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    # raising a count later would move digests away from what is remembered about them
+    return [f"the topics' partition counts differ ({listed}): make the topics anew, or others under a new topic_prefix"]
+
+
+def _specs(settings: Settings) -> list[TopicSpec]:
+    return settings.topics.specs(settings.partitions, settings.max_event_bytes)
+
+
+@asynccontextmanager
+async def _bounded(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client whose block has a time limit and raises nothing but ServiceError."""
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS), admin_client(settings) as admin:
+            yield admin
+    except TimeoutError as error:
+        raise ServiceError(
+            f"Kafka at {settings.kafka_bootstrap_servers} did not settle the topics within {TIMEOUT_SECONDS:.0f} s; "
+            "are enough brokers up for the replication factor?"
+        ) from error
+    except KafkaError as error:
+        raise ServiceError(f"Kafka at {settings.kafka_bootstrap_servers}: {_named(error)}") from error
+
+
+async def _make(
+    admin: AIOKafkaAdminClient,
+    specs: list[TopicSpec],
+    existing: Container[str],
+    partitions: int,
+    replication_factor: int,
+) -> set[str]:
+    missing = [spec for spec in specs if spec.name not in existing]
+    if not missing:
+        return set()
+    copies = replication_factor if replication_factor > 0 else await _default_copies(admin)
+    topics = [NewTopic(spec.name, partitions, copies, topic_configs=spec.config) for spec in missing]
+    response = await admin.create_topics(topics)
+    made, faults = set(), []
+    for name, code, message in response.topic_errors:
+        if code == 0:
+            made.add(name)
+        elif code != TopicAlreadyExistsError.errno:  # somebody else was quicker
+            faults.append(f"- {name}: {_named(for_code(code)())}: {message}")
+    if faults:
+        raise ServiceError("topics could not be made:\n" + "\n".join(faults))
+    return made
+
+
+async def _default_copies(admin: AIOKafkaAdminClient) -> int:
+    """The broker's own ``default.replication.factor``: the requests that aiokafka speaks cannot say "your default"."""
+    brokers = (await admin.describe_cluster())["brokers"]
+    resource = ConfigResource(ConfigResourceType.BROKER, str(brokers[0]["node_id"]))
+    configs = await _describe_configs(admin, [resource])
+    return int(configs[resource.name]["default.replication.factor"] or 1)
+
+
+async def _wait_for_leaders(admin: AIOKafkaAdminClient, names: list[str]) -> None:
+    """Just after creation a broker may not know a topic, or not lead it yet."""
+    while True:
+        topics = await _describe(admin, names)
+        if len(topics) == len(names) and all(map(_has_leaders, topics)):
+            return
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _has_leaders(topic: Mapping[str, Any]) -> bool:
+    leaders = [partition["leader"] for partition in topic["partitions"]]
+    return topic["error_code"] == 0 and bool(leaders) and min(leaders) >= 0
+
+
+async def _describe(admin: AIOKafkaAdminClient, names: Iterable[str] | None = None) -> list[Mapping[str, Any]]:
+    # all topics are asked for: asking by name would make a broker with auto.create.topics.enable create them
+    wanted = None if names is None else set(names)
+    return [topic for topic in await admin.describe_topics() if wanted is None or topic["topic"] in wanted]
+
+
+async def _partition_counts(admin: AIOKafkaAdminClient) -> dict[str, int]:
+    return {topic["topic"]: len(topic["partitions"]) for topic in await _describe(admin)}
+
+
+async def _configs(admin: AIOKafkaAdminClient, specs: Iterable[TopicSpec]) -> dict[str, dict[str, str | None]]:
+    return await _describe_configs(admin, [ConfigResource(ConfigResourceType.TOPIC, spec.name) for spec in specs])
+
+
+async def _describe_configs(
+    admin: AIOKafkaAdminClient, resources: list[ConfigResource]
+) -> dict[str, dict[str, str | None]]:
+    found: dict[str, dict[str, str | None]] = {}
+    for response in await admin.describe_configs(resources):
+        for code, message, _kind, name, entries in response.resources:
+            if code != 0:
+                raise ServiceError(f"{name}: its settings cannot be read: {_named(for_code(code)())}: {message}")
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    return found
+
+
+def _named(error: KafkaError) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,41 @@
+"""The decode child: one recording at a time from a file to a file, inside limits of its own."""
+
+import resource
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from consumer.workers.channel import Frame
+from consumer.workers.child import Handler, serve
+
+ADDRESS_SPACE_BYTES = 8 * 1024**3
+FILE_SLACK_BYTES = 64 * 1024 * 1024
+
+
+def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
+    """Warm the resampler, then take requests ``{path, out_path}``; answers are DecodeResults."""
+    import numpy as np
+
+    from consumer.audio.decode import Writer, decode_file
+    from consumer.core.model import SAMPLE_RATE
+
+    max_seconds = float(init["max_seconds"])
+    with Writer(Path("/dev/null"), max_seconds=60.0) as writer:
+        writer.feed(np.zeros((4410, 2), np.float32), 44_100)
+    _limit(resource.RLIMIT_AS, ADDRESS_SPACE_BYTES)
+    _limit(resource.RLIMIT_FSIZE, int(max_seconds * SAMPLE_RATE * 4) + FILE_SLACK_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
+
+    def handle(request: dict[str, Any], _payload: bytes) -> Frame:
+        return asdict(decode_file(Path(request["path"]), Path(request["out_path"]), max_seconds=max_seconds)), b""
+
+    return {}, handle
+
+
+def _limit(which: int, most: int) -> None:
+    _, hard = resource.getrlimit(which)
+    resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    serve(setup)

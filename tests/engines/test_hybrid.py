@@ -1,0 +1,292 @@
+"""A local engine that dies and comes back, with the API beside it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumer.core.breaker import BreakerState
+from consumer.core.model import Heard, Recording, Wish
+from consumer.engines.hybrid import HybridEngine
+from consumer.engines.openai_api import OpenAIEngine
+from consumer.errors import EventError, RecordingError, SlowDownError, TransientError
+from schemas.codes import Reason, Route
+from schemas.models import EngineRef, Recognised
+from tests.engines.api_bench import KEY, no_sleep, noise, settings, spooled
+from tests.support.scripted_api import ScriptedApi, failed, out_of_money
+
+DEAD = TransientError(Reason.ENGINE_FAILED, "the worker died")
+
+
+class Local:
+    """A local engine of one language that fails as told."""
+
+    ref = EngineRef(name="whisper", model="tiny")
+
+    def __init__(self) -> None:
+        self.fault: Callable[[Recording], Exception | None] = lambda _: None
+        self.calls = 0
+        self.called = asyncio.Event()
+        self.hung: asyncio.Event | None = None
+
+    def break_with(self, error: Exception | None) -> None:
+        self.fault = lambda _: error
+
+    def language_of(self, wish: Wish) -> str | None:
+        if wish.language not in (None, "en"):
+            raise EventError(Reason.UNSUPPORTED_LANGUAGE, "only English")
+        return "en"
+
+    async def start(self) -> None:
+        self.break_with(None)
+
+    async def stop(self) -> None:
+        self.break_with(DEAD)
+
+    async def transcribe(self, recording: Recording, wish: Wish) -> Heard:
+        self.calls += 1
+        self.called.set()
+        if self.hung is not None:
+            await self.hung.wait()
+        if (error := self.fault(recording)) is not None:
+            raise error
+        heard = Recognised(text="local words", engine=self.ref, audio_seconds=recording.audio_seconds)
+        return Heard(heard, 0.0)
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.local = Local()
+        self.skip_seconds = 0.0
+        self._seed = 0
+
+    def clock(self) -> float:
+        return time.monotonic() + self.skip_seconds
+
+    def recording(self) -> Recording:
+        self._seed += 1
+        return spooled(self.folder, noise(0.3, self._seed))
+
+    @asynccontextmanager
+    async def with_api(self, api: ScriptedApi, **changes: Any) -> AsyncIterator[HybridEngine]:
+        values = {"breaker_failures": 3, "breaker_reset_seconds": 1000.0, "api_attempts": 2, **changes}
+        fallback = OpenAIEngine(
+            settings(**values), base_url=api.base_url, api_key=KEY, clock=self.clock, sleep=no_sleep
+        )
+        engine = HybridEngine(self.local, fallback, settings(**values), clock=self.clock)
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.stop()
+
+    def alone(self, **changes: Any) -> HybridEngine:
+        values = {"breaker_failures": 3, "breaker_reset_seconds": 0.05, **changes}
+        return HybridEngine(self.local, None, settings(**values), clock=self.clock)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+async def test_a_healthy_local_engine_serves_and_the_api_hears_nothing(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        heard, route = await engine.transcribe(bench.recording(), Wish())
+    assert (heard.recognised.text, route) == ("local words", Route.LOCAL)
+    [attempt] = heard.attempts
+    assert (attempt.engine, attempt.outcome, attempt.usage_source) == ("whisper", "ok", "measured")
+    assert api.calls == []
+
+
+async def test_with_the_local_engine_dead_the_texts_still_come_marked_breaker_open(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        bench.local.break_with(DEAD)
+        results = await asyncio.gather(*(engine.transcribe(bench.recording(), Wish()) for _ in range(8)))
+        assert engine.breaker_states() == {"primary": BreakerState.OPEN, "fallback": BreakerState.CLOSED}
+        bench.local.called.clear()
+        await engine.transcribe(bench.recording(), Wish())
+        assert not bench.local.called.is_set(), "it is left alone"
+    assert {route for _, route in results} == {Route.BREAKER_OPEN}
+    assert {heard.recognised.engine.name for heard, _ in results} == {"openai"}
+    assert len({heard.recognised.text for heard, _ in results}) == 8
+    assert len(api.calls) == 9
+    tries = [attempt for heard, _ in results for attempt in heard.attempts]
+    assert sum(attempt.engine == "whisper" and attempt.outcome == "engine_failed" for attempt in tries) >= 3
+    assert all(heard.attempts[-1].outcome == "ok" for heard, _ in results)
+
+
+async def test_it_goes_back_to_the_local_engine_after_the_probe(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        bench.local.break_with(DEAD)
+        await engine.transcribe(bench.recording(), Wish())
+        bench.skip_seconds += 1001
+        _, route = await engine.transcribe(bench.recording(), Wish())
+        assert route is Route.BREAKER_OPEN, "the probe failed; the text comes from the API"
+        bench.local.break_with(None)
+        _, route = await engine.transcribe(bench.recording(), Wish())
+        assert route is Route.BREAKER_OPEN, "it is not asked before its time"
+        bench.skip_seconds += 1001
+        _, route = await engine.transcribe(bench.recording(), Wish())
+        assert route is Route.LOCAL
+        assert engine.breaker_states()["primary"] is BreakerState.CLOSED
+
+
+async def test_while_a_probe_hangs_the_others_go_to_the_api(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        bench.local.break_with(DEAD)
+        await engine.transcribe(bench.recording(), Wish())
+        bench.skip_seconds += 1001
+        bench.local.hung = asyncio.Event()
+        bench.local.called.clear()
+        probe = asyncio.create_task(engine.transcribe(bench.recording(), Wish()))
+        await bench.local.called.wait()
+        _, route = await engine.transcribe(bench.recording(), Wish())
+        assert route is Route.BREAKER_OPEN
+        probe.cancel()
+        await asyncio.gather(probe, return_exceptions=True)
+        bench.local.hung = None
+        bench.local.break_with(None)
+        _, route = await engine.transcribe(bench.recording(), Wish())
+        assert route is Route.LOCAL, "a cancelled probe passes its turn on"
+
+
+async def test_with_both_down_events_wait_and_are_served_once_the_local_engine_is_back(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, breaker_reset_seconds=0.05) as engine:
+        api.always(lambda _: out_of_money())
+        bench.local.break_with(DEAD)
+        waiting = [asyncio.create_task(engine.transcribe(bench.recording(), Wish())) for _ in range(5)]
+        await api.until_calls(3)
+        assert not any(task.done() for task in waiting)
+        bench.local.break_with(None)
+        results = await asyncio.gather(*waiting)
+    assert {heard.recognised.text for heard, _ in results} == {"local words"}
+
+
+async def test_without_a_fallback_events_wait_for_the_local_engine(bench: Bench) -> None:
+    engine = bench.alone()
+    bench.local.break_with(DEAD)
+    waiting = [asyncio.create_task(engine.transcribe(bench.recording(), Wish())) for _ in range(5)]
+    async with asyncio.timeout(30):
+        while bench.local.calls < 7:  # beyond the breaker's limit: probes fail too
+            bench.local.called.clear()
+            await bench.local.called.wait()
+    assert not any(task.done() for task in waiting)
+    bench.local.break_with(None)
+    results = await asyncio.gather(*waiting)
+    assert {route for _, route in results} == {Route.LOCAL}
+    assert all(heard.attempts[-1].outcome == "ok" for heard, _ in results)
+
+
+async def test_a_deadline_ends_the_wait_with_its_own_reason_and_the_tries(bench: Bench) -> None:
+    engine = bench.alone(breaker_reset_seconds=1000.0)
+    bench.local.break_with(DEAD)
+    with pytest.raises(EventError) as caught:
+        await engine.transcribe(bench.recording(), Wish(deadline=bench.clock() + 2.0))
+    assert caught.value.reason is Reason.DEADLINE_EXCEEDED
+    assert "primary open" in caught.value.detail
+    assert {attempt.outcome for attempt in caught.value.attempts} == {Reason.ENGINE_FAILED}
+
+
+async def test_critical_events_go_to_the_api_by_policy_and_stay_local_while_it_is_down(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api") as engine:
+        assert (await engine.transcribe(bench.recording(), Wish(critical=True)))[1] is Route.POLICY
+        assert (await engine.transcribe(bench.recording(), Wish()))[1] is Route.LOCAL
+        api.always(lambda _: out_of_money())
+        heard, route = await engine.transcribe(bench.recording(), Wish(critical=True))
+    assert route is Route.LOCAL
+    assert [attempt.engine for attempt in heard.attempts] == ["openai", "whisper"]
+
+
+async def test_another_language_goes_to_the_engine_that_can(bench: Bench) -> None:
+    german = Wish(language="de-AT")
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        assert engine.language_of(german) == "de"
+        assert engine.language_of(Wish()) == "en"
+        heard, route = await engine.transcribe(bench.recording(), german)
+        assert route is Route.POLICY
+        assert heard.recognised.language == "de"
+    alone = bench.alone()
+    with pytest.raises(EventError) as caught:
+        alone.language_of(german)
+    assert caught.value.reason is Reason.UNSUPPORTED_LANGUAGE
+    with pytest.raises(EventError) as caught:
+        await alone.transcribe(bench.recording(), german)
+    assert caught.value.reason is Reason.UNSUPPORTED_LANGUAGE
+
+
+async def test_bytes_that_are_at_fault_are_not_sent_to_the_api_as_well(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        bench.local.break_with(RecordingError(Reason.POISON, "it kills the worker"))
+        for _ in range(4):
+            with pytest.raises(RecordingError) as caught:
+                await engine.transcribe(bench.recording(), Wish())
+            assert [attempt.outcome for attempt in caught.value.attempts] == [Reason.POISON]
+        assert engine.breaker_states()["primary"] is BreakerState.CLOSED
+    assert api.calls == []
+
+
+async def test_the_api_condemns_bytes_only_by_saying_so(bench: Bench) -> None:
+    async with ScriptedApi([failed(400, "unreadable")]) as api, bench.with_api(api) as engine:
+        bench.local.break_with(DEAD)
+        with pytest.raises(RecordingError) as caught:
+            await engine.transcribe(bench.recording(), Wish())
+        assert caught.value.reason is Reason.API_REJECTED
+        assert [attempt.engine for attempt in caught.value.attempts] == ["whisper"] * 3 + ["openai"]
+        api.script(failed(500), failed(503))
+        heard, _ = await engine.transcribe(bench.recording(), Wish())
+    assert [attempt.outcome for attempt in heard.attempts] == [Reason.ENGINE_FAILED] * 2 + ["ok"]
+
+
+async def test_a_recording_that_fails_while_others_are_served_is_given_up(bench: Bench) -> None:
+    engine = bench.alone(breaker_failures=50)
+    bad = bench.recording()
+    bench.local.fault = lambda recording: DEAD if recording.digest == bad.digest else None
+    failing = asyncio.create_task(_failure(engine, bad))
+    # others are served during each of its tries
+    original = bench.local.transcribe
+
+    async def beside(recording: Recording, wish: Wish) -> Heard:
+        if recording.digest == bad.digest:
+            await engine.transcribe(bench.recording(), Wish())
+        return await original(recording, wish)
+
+    bench.local.transcribe = beside  # type: ignore[method-assign]
+    error = await failing
+    assert error.reason is Reason.ATTEMPTS_EXHAUSTED
+    assert not isinstance(error, TransientError)
+    assert len(error.attempts) == 5
+
+
+async def _failure(engine: HybridEngine, recording: Recording) -> EventError:
+    with pytest.raises(EventError) as caught:
+        await engine.transcribe(recording, Wish())
+    return caught.value
+
+
+async def test_a_plea_for_patience_never_opens_the_breaker_or_condemns_the_event(bench: Bench) -> None:
+    engine = bench.alone()
+    bench.local.fault = lambda _: SlowDownError(Reason.ENGINE_FAILED, "queue full") if bench.local.calls < 9 else None
+    heard, route = await engine.transcribe(bench.recording(), Wish())
+    assert route is Route.LOCAL
+    assert len(heard.attempts) == 9
+    assert engine.breaker_states()["primary"] is BreakerState.CLOSED
+
+
+async def test_an_api_as_the_configured_engine_is_called_by_policy_and_waits_out_its_own_troubles(
+    bench: Bench,
+) -> None:
+    values = {"breaker_failures": 3, "breaker_reset_seconds": 0.05, "api_attempts": 2}
+    async with ScriptedApi([failed(500)] * 5 + [out_of_money()]) as api:
+        primary = OpenAIEngine(settings(**values), base_url=api.base_url, api_key=KEY, sleep=no_sleep)
+        engine = HybridEngine(primary, None, settings(**values))
+        await engine.start()
+        heard, route = await engine.transcribe(bench.recording(), Wish())
+        await engine.stop()
+    assert route is Route.POLICY
+    assert [attempt.outcome for attempt in heard.attempts] == [Reason.ENGINE_FAILED] * 6 + ["ok"]

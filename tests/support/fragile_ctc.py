@@ -1,0 +1,45 @@
+"""A real CTC model with an Achilles heel, for the engine child: some chunks kill it, fail it or stop it."""
+
+import os
+import signal
+from pathlib import Path
+
+from consumer.engines import ctc
+from consumer.engines.protocol import HeardChunk, ModelInfo, Samples
+
+FRAGILE = "tests.support.fragile_ctc:load"
+"""What ``LocalEngine(loader=...)`` takes."""
+
+HOLDS, KILLS, FAILS = 30.0, 40.0, 50.0
+"""A first sample of such a size stands for what cannot be foreseen: no real sample is so large."""
+GATE = "gate"
+"""A named pipe in the model's folder: while it exists, a chunk that HOLDS opens it and then never ends."""
+
+
+class FragileCtc:
+    """A Model."""
+
+    def __init__(self, model: ctc.CtcModel, gate: Path) -> None:
+        self._model = model
+        self._gate = gate
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._model.info
+
+    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+        for chunk in chunks:
+            if chunk[0] == KILLS:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if chunk[0] == FAILS:
+                raise LookupError("this model cannot stomach this chunk")
+            if chunk[0] == HOLDS and self._gate.exists():
+                os.close(os.open(self._gate, os.O_WRONLY))
+                signal.pause()
+        return self._model.recognise(chunks, languages, words)
+
+
+def load(model: str, *, revision: str | None, device: str, compute_type: str, threads: int) -> FragileCtc:
+    """As any engine's ``load``."""
+    loaded = ctc.load(model, revision=revision, device=device, compute_type=compute_type, threads=threads)
+    return FragileCtc(loaded, Path(model) / GATE)

@@ -1,0 +1,134 @@
+"""The breaker through any order of answers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.breaker import Breaker, BreakerState
+
+
+def breaker(**changes: float) -> Breaker:
+    values = {"failures": 3, "reset_seconds": 10.0, "probe_lease_seconds": 60.0} | changes
+    return Breaker(
+        failures=int(values["failures"]),
+        reset_seconds=values["reset_seconds"],
+        probe_lease_seconds=values["probe_lease_seconds"],
+    )
+
+
+def test_it_opens_after_enough_failures_in_a_row_and_not_before() -> None:
+    subject = breaker()
+    subject.record_failure(0.0, "a")
+    subject.record_failure(0.0, "b")
+    assert subject.allow(0.0)
+    subject.record_failure(0.0, "c")
+    assert subject.state is BreakerState.OPEN
+    assert not subject.allow(0.0)
+    assert "3 failures" in subject.reason
+    assert "c" in subject.reason
+
+
+def test_a_success_between_failures_keeps_it_closed() -> None:
+    subject = breaker()
+    for _ in range(10):
+        subject.record_failure(0.0)
+        subject.record_failure(0.0)
+        subject.record_success(0.0)
+    assert subject.state is BreakerState.CLOSED
+
+
+def test_a_trip_opens_it_at_once_and_for_as_long_as_told() -> None:
+    subject = breaker()
+    subject.trip("out of credit", 0.0, hold_seconds=300.0)
+    assert not subject.allow(299.0)
+    assert subject.wait_seconds(100.0) == 200.0
+    assert subject.allow(300.0)
+
+
+def test_a_shorter_trip_does_not_cut_a_longer_one_short() -> None:
+    subject = breaker()
+    subject.trip("patience", 0.0, hold_seconds=300.0)
+    subject.trip("credit", 1.0)
+    assert not subject.allow(250.0)
+
+
+def test_only_one_probe_goes_at_a_time() -> None:
+    subject = breaker()
+    subject.trip("dead", 0.0)
+    assert subject.would_allow(10.0)
+    assert subject.allow(10.0)
+    assert subject.state is BreakerState.HALF_OPEN
+    assert not subject.would_allow(10.0)
+    assert not subject.allow(11.0)
+
+
+def test_a_probe_that_succeeds_closes_it_and_one_that_fails_opens_it_again() -> None:
+    subject = breaker()
+    subject.trip("dead", 0.0)
+    assert subject.allow(10.0)
+    subject.record_failure(11.0)
+    assert subject.state is BreakerState.OPEN
+    assert not subject.allow(20.0)
+    assert subject.allow(21.0)
+    subject.record_success(22.0)
+    assert subject.allow(22.0)
+    assert subject.allow(22.0), "closed: not only the probe"
+
+
+def test_a_probe_that_never_reports_does_not_wedge_it() -> None:
+    subject = breaker()
+    subject.trip("dead", 0.0)
+    assert subject.allow(10.0)
+    assert not subject.allow(69.0)
+    assert subject.allow(70.0), "the lease has ended: the next one probes"
+
+
+def test_an_abandoned_probe_passes_its_turn_on_at_once() -> None:
+    subject = breaker()
+    subject.trip("dead", 0.0)
+    assert subject.allow(10.0)
+    subject.abandon(10.5)
+    assert subject.allow(10.5)
+
+
+def test_a_late_success_from_before_does_not_close_an_open_one() -> None:
+    subject = breaker()
+    subject.trip("dead", 0.0)
+    subject.record_success(1.0)
+    assert subject.state is BreakerState.OPEN
+    assert subject.successes == 1
+
+
+def test_every_listener_hears_every_change_with_its_reason() -> None:
+    subject = breaker()
+    first: list[tuple[BreakerState, BreakerState, str]] = []
+    second: list[tuple[BreakerState, BreakerState, str]] = []
+    subject.listen(lambda *change: first.append(change))
+    subject.listen(lambda *change: second.append(change))
+    subject.trip("dead", 0.0)
+    assert subject.allow(10.0)
+    subject.record_success(10.0)
+    closed, opened, half = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
+    assert [change[:2] for change in first] == [(closed, opened), (opened, half), (half, closed)]
+    assert first == second
+    assert second[0][2] == "dead"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["allow", "success", "failure", "trip", "abandon"]), st.floats(0, 30))))
+def test_whatever_happens_a_request_is_allowed_again_within_the_lease(steps: list[tuple[str, float]]) -> None:
+    subject = breaker()
+    now = 0.0
+    for step, pause in steps:
+        now += pause
+        match step:
+            case "allow":
+                assert subject.would_allow(now) == subject.allow(now)
+            case "success":
+                subject.record_success(now)
+            case "failure":
+                subject.record_failure(now)
+            case "trip":
+                subject.trip("dead", now)
+            case _:
+                subject.abandon(now)
+        assert subject.wait_seconds(now) <= 60.0 + 1e-6
+    assert subject.allow(now + subject.wait_seconds(now) + 1e-6)

@@ -1,0 +1,137 @@
+"""The command line: what it prints, and how it ends."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from consumer.settings import PREFIX, Settings
+from tests.support.cli import Earwitness
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    # what --config sets is undone afterwards
+    monkeypatch.setenv(f"{PREFIX}CONFIG", "")
+    return tmp_path
+
+
+@pytest.fixture
+def earwitness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Earwitness:
+    return Earwitness(monkeypatch, capsys)
+
+
+def test_every_setting_is_printed_with_its_source_as_a_file_that_loads_again(
+    earwitness: Earwitness, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}GROUP_ID", "mine")
+    (empty_folder / "given.toml").write_text("partitions = 3\n", encoding="utf-8")
+
+    assert earwitness("--config", "given.toml", "--set", "fetch_allow=file:///a/,file:///b/", "config") == 0
+
+    assert 'group_id = "mine"  # environment' in earwitness.out
+    assert "partitions = 3  # given.toml" in earwitness.out
+    assert 'fetch_allow = ["file:///a/", "file:///b/"]  # flag' in earwitness.out
+    assert 'topic_prefix = "audio"  # default' in earwitness.out
+    printed = tomllib.loads(earwitness.out)
+    assert printed.keys() <= Settings.model_fields.keys()
+    assert Settings(**printed) == Settings(group_id="mine", partitions=3, fetch_allow=["file:///a/", "file:///b/"])
+
+
+def test_a_secret_is_never_printed(earwitness: Earwitness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}KAFKA_SASL_PASSWORD", "hunter2")
+
+    for arguments in (["config"], ["config", "--json"]):
+        assert earwitness(*arguments) == 0
+        assert "hunter2" not in earwitness.out + earwitness.err
+        assert "***" in earwitness.out
+
+
+def test_the_settings_are_also_there_for_programs(earwitness: Earwitness) -> None:
+    assert earwitness("--set", "PARTITIONS=5", "config", "--json", "--changed") == 0
+
+    (row,) = json.loads(earwitness.out)
+    assert (row["name"], row["variable"], row["value"], row["default"], row["source"]) == (
+        "partitions",
+        "EARWITNESS_PARTITIONS",
+        5,
+        12,
+        "flag",
+    )
+    assert row["meaning"]
+
+
+def test_a_variable_that_is_no_setting_is_pointed_out(earwitness: Earwitness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}PARTITONS", "3")
+
+    assert earwitness("config") == 0
+
+    assert "EARWITNESS_PARTITONS is no setting; did you mean 'partitions'?" in earwitness.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "partitons=3", "config"], "did you mean 'partitions'?"),
+        (["--set", "partitions", "config"], "is not NAME=VALUE"),
+        (["--set", "partitions=many", "config"], "partitions: Input should be a valid integer"),
+        (["--config", "gone.toml", "config"], "does not exist"),
+        (["publish"], "name files, folders"),
+        (["publish", "--metadata", "x", "a.wav"], "is not NAME=VALUE"),
+        (["dance"], "No such command"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
+    earwitness: Earwitness, arguments: list[str], said: str
+) -> None:
+    assert earwitness(*arguments) == 2
+    assert said in " ".join(earwitness.err.replace("│", " ").split())
+
+
+def test_a_broken_file_is_wrong_usage_too(earwitness: Earwitness, empty_folder: Path) -> None:
+    (empty_folder / "broken.toml").write_text("partitions = = 3\n", encoding="utf-8")
+
+    assert earwitness("--config", "broken.toml", "config") == 2
+    assert "broken.toml" in earwitness.err
+
+
+@pytest.mark.parametrize("arguments", [["topics", "check"], ["topics", "create"], ["publish", "https://a.example/b"]])
+def test_no_broker_ends_with_1_and_one_clear_line(earwitness: Earwitness, arguments: list[str]) -> None:
+    assert earwitness("--set", "kafka_bootstrap_servers=127.0.0.1:9", *arguments) == 1
+
+    lines = [line for line in earwitness.err.splitlines() if line.startswith("earwitness:")]
+    assert len(lines) == 1
+    assert "no Kafka broker answers at 127.0.0.1:9" in lines[0]
+    assert "Traceback" not in earwitness.err
+
+
+def test_what_cannot_be_published_ends_with_1_and_its_name(earwitness: Earwitness, empty_folder: Path) -> None:
+    (empty_folder / "empty").mkdir()
+    (empty_folder / "events.jsonl").write_text('{"uri": "https://a.example/b"}\n{"uri": 7}\n', encoding="utf-8")
+
+    assert earwitness("publish", "gone.wav") == 1
+    assert "gone.wav: no such file or folder" in earwitness.err
+    assert earwitness("publish", "empty") == 1
+    assert "empty: no recordings in this folder" in earwitness.err
+    assert earwitness("publish", "--jsonl", "events.jsonl") == 1
+    assert "events.jsonl:2: not an object with a `uri`" in earwitness.err
+
+
+def test_the_command_line_loads_no_model_library_before_it_needs_one() -> None:
+    program = (
+        "import sys\nfrom consumer.cli import app\n"
+        "heavy = {'torch', 'transformers', 'faster_whisper', 'openai', 'librosa', 'opentelemetry.sdk', 'av'}\n"
+        "sys.exit(', '.join(heavy & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["publish"], ["topics", "create"], ["topics", "check"], ["config"]])
+def test_every_command_has_help(earwitness: Earwitness, command: list[str]) -> None:
+    assert earwitness(*command, "--help") == 0
+    assert "Usage: earwitness" in earwitness.out
