@@ -30,5 +30,9 @@ format: install
 demo: install
 	$(BIN)/python -m compose.demo
 
+# Contract models to JSON Schemas.
+schemas: install
+	$(BIN)/python -m schemas.generate
+
 clean:
 	rm -rf $(VENV) .earwitness

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
 from consumer.core.model import Record, Recording, Wish
-from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed, Write
+from consumer.core.outcomes import DeadLettered, DedupWrite, Moment, Moved, Settlement, Transcribed, Write
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Result, SingleFlight
 from consumer.dedup.store import DedupSlices
@@ -27,7 +27,7 @@ from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
 from schemas.codes import Reason, Route, WarningCode
 from schemas.models import AudioEvent, Recognised, WordErrors, utc_now
-from schemas.topics import digest_partition
+from schemas.topics import Topics, digest_partition
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Recognises(Protocol):
 
 @dataclass(slots=True)
 class Settled:
-    """A decided outcome, until its transaction is confirmed."""
+    """A decided outcome on its way into a transaction; the lane says how that ended."""
 
     outcome: Settlement
     flight: Flight | None
@@ -54,6 +54,24 @@ class Settled:
     span: EventSpan
     since: float
     """When it was decided, on the service's monotonic clock."""
+    pipeline: "Pipeline"
+
+    @property
+    def offset(self) -> int:
+        """The input record's."""
+        return self.outcome.notes.record.offset
+
+    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
+        """What to publish; one call."""
+        return self.outcome.writes(topics, moment, limit_bytes)
+
+    def confirmed(self, writes: list[Write]) -> None:
+        """The transaction is committed."""
+        self.pipeline.confirmed(self, writes)
+
+    def dropped(self) -> None:
+        """The lane went before the transaction was known to be committed."""
+        self.pipeline.dropped(self)
 
 
 @dataclass(slots=True)
@@ -118,7 +136,7 @@ class Pipeline:
             log.exception("unexpected_error at %s/%d/%d", record.topic, record.partition, record.offset)
             outcome = _dead(notes, EventError(Reason.POISON, f"unexpected {type(error).__name__}; the log has more"))
         _describe(span, outcome)
-        return Settled(outcome, flight, span, self._clock())
+        return Settled(outcome, flight, span, self._clock(), self)
 
     def confirmed(self, settled: Settled, writes: list[Write]) -> None:
         """The outcome is committed: from now on others may know its dedup entry."""

@@ -8,11 +8,6 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any
-
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition
 
 from consumer.audio.decoder import DecoderPool
 from consumer.audio.fetch import Fetcher
@@ -22,20 +17,15 @@ from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.engines.choose import choose_engine, profile_of
 from consumer.engines.hybrid import HybridEngine
-from consumer.errors import EarwitnessError, ServiceError
+from consumer.errors import EarwitnessError
 from consumer.kafka import topics
-from consumer.kafka.client import connection
-from consumer.kafka.commits import LaneCommits
-from consumer.kafka.committed import CommittedOffsets
 from consumer.kafka.intake import Intake
-from consumer.kafka.lane import Lane, LaneParts
-from consumer.kafka.opening import Opening
-from consumer.kafka.transaction import LaneProducer
+from consumer.kafka.lane import Work
+from consumer.kafka.member import member
 from consumer.pipeline import Pipeline
 from consumer.settings import Settings
 from consumer.telemetry.export import exporting
 from consumer.telemetry.spans import Tracing
-from schemas.topics import outcome_bytes
 
 log = logging.getLogger(__name__)
 
@@ -79,76 +69,30 @@ async def hearing(settings: Settings) -> AsyncIterator[tuple[Recordings, HybridE
 
 
 async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngine) -> None:
-    kafka = connection(settings)
     clock = asyncio.get_running_loop().time
     slices = DedupSlices()
-    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+    async with asyncio.TaskGroup() as tasks:
         flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds)
-        offsets = CommittedOffsets(await stack.enter_async_context(_client(kafka, settings)), settings.group_id)
 
-        def make_lane(partition: TopicPartition) -> Lane:
-            return Lane(partition, _commits(partition, settings, kafka, offsets, intake), parts)
+        def make_work(intake: Intake) -> Work:
+            return Pipeline(
+                settings,
+                recordings=recordings,
+                engine=engine,
+                fingerprint=profile_of(settings),
+                slices=slices,
+                flights=flights,
+                tracing=Tracing(settings.group_id),
+                partitions=intake.partitions,
+                clock=clock,
+            ).settle
 
-        intake = Intake(settings, kafka, make_lane)
-        opening = Opening(
-            kafka,
-            settings.topics.dedup,
-            settings.state_dir / "dedup",
-            settings.start_at,
-            intake.bounds,
-            intake.is_assigned,
-        )
-        pipeline = Pipeline(
-            settings,
-            recordings=recordings,
-            engine=engine,
-            fingerprint=profile_of(settings),
-            slices=slices,
-            flights=flights,
-            tracing=Tracing(settings.group_id),
-            partitions=intake.partitions,
-            clock=clock,
-        )
-        parts = LaneParts(settings, intake, pipeline, slices, opening.open, outcome_bytes(settings.max_event_bytes))
-        stack.push_async_callback(intake.stop)
-        await intake.start()
         try:
-            with _signals(intake):
-                await intake.run()
+            async with member(settings, slices, make_work) as intake:
+                with _signals(intake):
+                    await intake.run()
         finally:
             flights.stop()
-
-
-def _commits(
-    partition: TopicPartition, settings: Settings, kafka: dict[str, Any], offsets: CommittedOffsets, intake: Intake
-) -> LaneCommits:
-    producer = LaneProducer(
-        kafka,
-        transactional_id=f"{settings.group_id}.{partition.topic}.{partition.partition}",
-        group_id=settings.group_id,
-        timeout_seconds=settings.transaction_timeout_ms / 1000,
-        max_request_bytes=outcome_bytes(settings.max_event_bytes),
-    )
-    return LaneCommits(
-        partition,
-        settings.topics.dedup,
-        producer,
-        offsets,
-        still_assigned=lambda: intake.is_assigned(partition),
-    )
-
-
-@asynccontextmanager
-async def _client(kafka: dict[str, Any], settings: Settings) -> AsyncIterator[AIOKafkaClient]:
-    client = AIOKafkaClient(**kafka)
-    try:
-        await client.bootstrap()
-    except KafkaError as error:
-        raise ServiceError(f"cannot reach Kafka at {settings.kafka_bootstrap_servers}: {error!r}") from error
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 @contextmanager

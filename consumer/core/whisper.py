@@ -27,7 +27,7 @@ UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages written without spaces between words."""
 
 _SHORTEST_SAMPLES = 5 * SAMPLE_RATE
-_WELL_FILLED_SAMPLES = 15 * SAMPLE_RATE
+_WELL_FILLED_SAMPLES = 22 * SAMPLE_RATE
 _LONG_PAUSE_SECONDS = 1.0
 _MARGIN_SAMPLES = SAMPLE_RATE // 2
 _NO_SPEECH_PROBABILITY = 0.6

@@ -3,6 +3,7 @@
 Runs in the engine child. No weights here.
 """
 
+import re
 import string
 import zlib
 from collections.abc import Sequence
@@ -25,9 +26,10 @@ TOKEN_SECONDS = 0.02
 MAX_TOKENS = 448
 """Prompt and text together."""
 MAX_COMPRESSION_RATIO = 2.4
-"""Text that compresses better than this repeats itself (OpenAI's own threshold)."""
+"""Text that compresses better than this may be a loop (OpenAI's own threshold)."""
 RETRY_BEAM = 5
 RETRY_NO_REPEAT_NGRAM = 3
+_THRICE = re.compile(r"(\w.+?)\1\1")
 _MARKS = frozenset(string.punctuation + "。，！？：、”’…")
 
 
@@ -130,8 +132,11 @@ def mel_frames(chunk: Samples) -> int:
 
 
 def repeats(text: str) -> bool:
-    """Whether the text loops."""
-    return compression_ratio(text) > MAX_COMPRESSION_RATIO
+    """Whether the text loops: it compresses as loops do, and says something three times in a row.
+
+    The second condition spares speakers who come back to whole sentences; forbidding repeats would garble those.
+    """
+    return compression_ratio(text) > MAX_COMPRESSION_RATIO and _THRICE.search(text.casefold()) is not None
 
 
 def compression_ratio(text: str) -> float:

@@ -10,7 +10,7 @@ import enum
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,9 +25,9 @@ from consumer.errors import FencedError, LaneError
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
 from consumer.kafka.opening import Opens
 from consumer.kafka.transaction import DoubtfulError
-from consumer.pipeline import Pipeline, Settled
 from consumer.settings import Settings
 from schemas.models import utc_now
+from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,37 @@ class Host(Protocol):
         ...
 
 
+class Decided(Protocol):
+    """An event's outcome: what to publish for it, and whom to tell how that went."""
+
+    @property
+    def offset(self) -> int:
+        """The input record's."""
+        ...
+
+    @property
+    def since(self) -> float:
+        """When it was decided, on the event loop's clock."""
+        ...
+
+    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]: ...
+
+    def confirmed(self, writes: list[Write]) -> None: ...
+
+    def dropped(self) -> None: ...
+
+
+Work = Callable[[Record], Awaitable[Decided]]
+"""Decides one event. Raises only what must stop the process."""
+
+
 @dataclass(frozen=True, slots=True)
 class LaneParts:
     """A lane's collaborators."""
 
     settings: Settings
     host: Host
-    pipeline: Pipeline
+    work: Work
     slices: DedupSlices
     opens: Opens
     limit_bytes: int
@@ -83,8 +107,8 @@ class Lane:
         self._offsets = OffsetMap(CommitPoint(0))
         self._committed = CommitPoint(0)
         self._backlog: deque[Record] = deque()
-        self._ready: deque[Settled] = deque()
-        self._committing: list[Settled] = []
+        self._ready: deque[Decided] = deque()
+        self._committing: list[Decided] = []
         self._events: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
         self._held = False
@@ -200,8 +224,8 @@ class Lane:
 
     async def _let_go(self) -> None:
         self._events, self.state = None, LaneState.OPENING
-        for settled in (*self._committing, *self._ready):
-            self._parts.pipeline.dropped(settled)
+        for decided in (*self._committing, *self._ready):
+            decided.dropped()
         self._committing, self._held = [], False
         self._ready.clear()
         self._backlog.clear()
@@ -224,7 +248,7 @@ class Lane:
             self._parts.host.changed()
 
     async def _settle(self, record: Record) -> None:
-        self._ready.append(await self._parts.pipeline.settle(record))
+        self._ready.append(await self._parts.work(record))
         self._wake.set()
 
     # outcomes out
@@ -248,14 +272,14 @@ class Lane:
         writes = await self._write_out()
         handover = self._handover
         clean = handover is not None and not self._ready
-        for settled in self._committing:
-            self._offsets.settle(settled.outcome.notes.record.offset)
+        for decided in self._committing:
+            self._offsets.settle(decided.offset)
         point = self._offsets.commit_point()
         await self._commits.commit([write for group in writes for write in group], point, clean=clean)
         self._committed = point
         done, self._committing = self._committing, []
-        for settled, its_writes in zip(done, writes, strict=True):
-            self._parts.pipeline.confirmed(settled, its_writes)
+        for decided, its_writes in zip(done, writes, strict=True):
+            decided.confirmed(its_writes)
         if clean and handover is not None:
             self._handover = None
             if not handover.done():
@@ -265,10 +289,10 @@ class Lane:
         settings, size_bytes = self._parts.settings, 0
         writes: list[list[Write]] = []
         while self._ready and len(writes) < settings.commit_batch and size_bytes < _COMMIT_BYTES:
-            settled = self._ready.popleft()
-            self._committing.append(settled)
-            moment = Moment(utc_now(), asyncio.get_running_loop().time() - settled.since)
-            writes.append(settled.outcome.writes(settings.topics, moment, self._parts.limit_bytes))
+            decided = self._ready.popleft()
+            self._committing.append(decided)
+            moment = Moment(utc_now(), asyncio.get_running_loop().time() - decided.since)
+            writes.append(decided.writes(settings.topics, moment, self._parts.limit_bytes))
             size_bytes += sum(len(write.value or b"") for write in writes[-1])
             if len(writes) % _BREATHER == 0:
                 await asyncio.sleep(0)

@@ -80,6 +80,7 @@ def test_where_nobody_pauses_for_two_minutes_no_word_is_lost_or_doubled_at_a_sea
     merged = _hear(model, samples, spans, family)
 
     assert sum(right.start < left.stop for left, right in pairwise(spans)) >= 2
+    assert WarningCode.REPETITION not in merged.warnings
     assert word_error_rate([spoken.text], [merged.text]) < 0.12
     # sentences come back: one that a seam lost or doubled would change their number
     told = merged.text.casefold()

@@ -1,0 +1,70 @@
+"""A member of the consumer group, put together: the consumer, its lanes, and what they need of Kafka."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from consumer.dedup.store import DedupSlices
+from consumer.errors import ServiceError
+from consumer.kafka.client import connection
+from consumer.kafka.commits import LaneCommits
+from consumer.kafka.committed import CommittedOffsets
+from consumer.kafka.intake import Intake
+from consumer.kafka.lane import Lane, LaneParts, Work
+from consumer.kafka.opening import Opening
+from consumer.kafka.transaction import LaneProducer
+from consumer.settings import Settings
+from schemas.topics import outcome_bytes
+
+
+@asynccontextmanager
+async def member(settings: Settings, slices: DedupSlices, make_work: Callable[[Intake], Work]) -> AsyncIterator[Intake]:
+    """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker."""
+    kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
+
+    def make_lane(partition: TopicPartition) -> Lane:
+        producer = LaneProducer(
+            kafka,
+            transactional_id=f"{settings.group_id}.{partition.topic}.{partition.partition}",
+            group_id=settings.group_id,
+            timeout_seconds=settings.transaction_timeout_ms / 1000,
+            max_request_bytes=limit_bytes,
+        )
+        still_assigned = lambda: intake.is_assigned(partition)  # noqa: E731 (one line, used once)
+        commits = LaneCommits(partition, settings.topics.dedup, producer, offsets, still_assigned=still_assigned)
+        return Lane(partition, commits, parts)
+
+    async with _client(kafka, settings) as client:
+        offsets = CommittedOffsets(client, settings.group_id)
+        intake = Intake(settings, kafka, make_lane)
+        opening = Opening(
+            kafka,
+            settings.topics.dedup,
+            settings.state_dir / "dedup",
+            settings.start_at,
+            intake.bounds,
+            intake.is_assigned,
+        )
+        parts = LaneParts(settings, intake, make_work(intake), slices, opening.open, limit_bytes)
+        try:
+            await intake.start()
+            yield intake
+        finally:
+            await intake.stop()
+
+
+@asynccontextmanager
+async def _client(kafka: dict[str, Any], settings: Settings) -> AsyncIterator[AIOKafkaClient]:
+    client = AIOKafkaClient(**kafka)
+    try:
+        await client.bootstrap()
+    except KafkaError as error:
+        raise ServiceError(f"cannot reach Kafka at {settings.kafka_bootstrap_servers}: {error!r}") from error
+    try:
+        yield client
+    finally:
+        await client.close()
