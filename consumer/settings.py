@@ -123,6 +123,8 @@ class Settings(BaseSettings):
     """Longest chunk of a recording for CTC; Whisper always works on windows of 30 s."""
     chunk_overlap_seconds: float = Field(default=2.0, ge=0.5, le=5.0)
     """What neighbouring chunks share where no pause is found to cut in."""
+    word_times: bool = False
+    """Whisper: time every word, at some cost; CTC does so for nothing."""
     batch_audio_seconds: PositiveFloat = 160.0
     """Padded audio in one batch at most."""
     batch_max_chunks: PositiveInt = 16

@@ -3,10 +3,12 @@
 libsndfile reads first (WAV, FLAC, MP3, OGG and kin); what it does not know or gives up on goes to PyAV (AAC, MP4,
 WebM). A recording is corrupt if more than a tenth of it is damaged, or missing against a length that its header is
 sure of (FLAC, MP4, WebM); where no header is (WAV of a stream, MP3, OGG), what is there is all there is.
-The resampler is librosa's (``soxr_hq``, to the bit) in its streaming form: ``librosa.resample`` wants the whole
-recording in memory, and costs each decoder 200 MB.
+librosa mixes down and resamples (``soxr_hq``). It wants the whole recording in memory, so one that does not fit there
+comfortably goes block by block through librosa's own resampler, soxr, with the same result.
+For the decode child alone: librosa's first resampling takes seconds, and its numba 200 MB.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import av
+import librosa
 import numpy as np
 import numpy.typing as npt
 import soundfile
@@ -26,6 +29,8 @@ from schemas.codes import Reason
 
 Block = npt.NDArray[np.float32]
 
+WHOLE_SECONDS = 60
+WHOLE_SAMPLES = WHOLE_SECONDS * 48_000 * 2
 BLOCK_SAMPLES = 1 << 20
 FRAMES_IN_BLOCK = 64
 SLOWEST_HERTZ, FASTEST_HERTZ = 2_000, 768_000
@@ -67,8 +72,15 @@ def decode_file(path: Path, out_path: Path, *, max_seconds: float) -> DecodeResu
     return result
 
 
+def warm() -> None:
+    """Load both resamplers and whatever they load in turn, so that the first recording does not wait for it."""
+    with Writer(Path(os.devnull), max_seconds=1.0) as writer:
+        writer.whole(np.zeros((4410, 2), np.float32), 44_100)
+        writer.feed(np.zeros((4410, 2), np.float32), 44_100)
+
+
 class Writer:
-    """Blocks of any rate in, 16 kHz in a file out; stops at the limit."""
+    """Sound of any rate in, whole or in blocks, 16 kHz in a file out; stops at the limit."""
 
     def __init__(self, out_path: Path, max_seconds: float) -> None:
         self._file = out_path.open("wb")
@@ -77,14 +89,20 @@ class Writer:
         self._stream: soxr.ResampleStream | None = None
         self.samples = 0
 
+    def whole(self, sound: Block, rate: int) -> None:
+        """Take a whole recording of shape (frames, channels). Raises RecordingError(too_long) beyond the limit."""
+        _demand_speech(rate)
+        mono = _mono(sound)
+        if len(mono):  # fix=False: librosa would round the length up where the stream rounds it
+            mono = librosa.resample(mono, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq", fix=False)
+        self._write(mono)
+
     def feed(self, block: Block, rate: int) -> None:
-        """Take samples of shape (frames, channels). Raises RecordingError(too_long) beyond the limit."""
+        """Take the next of many blocks of shape (frames, channels). Raises RecordingError(too_long) as ``whole``."""
         if rate != self._rate:
             self._drain()
             self._begin(rate)
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
-        if not np.isfinite(mono).all():
-            mono = np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0)
+        mono = _mono(block)
         self._write(mono if self._stream is None else self._stream.resample_chunk(np.ascontiguousarray(mono)))
 
     def __enter__(self) -> Self:
@@ -96,8 +114,7 @@ class Writer:
                 self._drain()
 
     def _begin(self, rate: int) -> None:
-        if not SLOWEST_HERTZ <= rate <= FASTEST_HERTZ:
-            raise RecordingError(Reason.UNSUPPORTED_FORMAT, f"a sample rate of {rate} Hz is not one of speech")
+        _demand_speech(rate)
         self._rate = rate
         self._stream = None
         if rate != SAMPLE_RATE:
@@ -118,13 +135,30 @@ class Writer:
 
 def _with_libsndfile(path: Path, out_path: Path, max_seconds: float) -> DecodeResult:
     with soundfile.SoundFile(path) as source, Writer(out_path, max_seconds) as writer:
-        rate, channels = source.samplerate, source.channels
-        # bounded on both sides of the resampler, whatever rate and channels the header claims
-        frames = max(1, min(BLOCK_SAMPLES // channels, BLOCK_SAMPLES * rate // SAMPLE_RATE))
-        while len(block := source.read(frames, dtype="float32", always_2d=True)):
-            writer.feed(block, rate)
+        rate, channels, frames = source.samplerate, source.channels, source.frames
+        # librosa for what fits in memory with room to spare, whatever the header claims; soxr's stream for the rest
+        if frames <= WHOLE_SECONDS * rate and frames * channels <= WHOLE_SAMPLES:
+            writer.whole(source.read(frames, dtype="float32", always_2d=True), rate)
+        else:
+            # bounded on both sides of the resampler
+            most = max(1, min(BLOCK_SAMPLES // channels, BLOCK_SAMPLES * rate // SAMPLE_RATE))
+            while len(block := source.read(most, dtype="float32", always_2d=True)):
+                writer.feed(block, rate)
         codec = f"{source.format}/{source.subtype}".lower()
     return DecodeResult(writer.samples, rate, channels, codec)
+
+
+def _mono(sound: Block) -> Block:
+    """The mean of the channels; what is not a number becomes silence. Shape (frames, channels) to (frames,)."""
+    if not np.isfinite(sound).all():
+        sound = np.nan_to_num(sound, nan=0.0, posinf=0.0, neginf=0.0)
+    mono: Block = librosa.to_mono(sound.T)
+    return mono
+
+
+def _demand_speech(rate: int) -> None:
+    if not SLOWEST_HERTZ <= rate <= FASTEST_HERTZ:
+        raise RecordingError(Reason.UNSUPPORTED_FORMAT, f"a sample rate of {rate} Hz is not one of speech")
 
 
 def _with_pyav(path: Path, out_path: Path, max_seconds: float, before: soundfile.LibsndfileError) -> DecodeResult:

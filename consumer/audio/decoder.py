@@ -13,12 +13,13 @@ from consumer.workers.supervisor import Supervisor
 from consumer.workers.worker import WorkerDiedError, WorkerFaultError
 from schemas.codes import Reason
 
-START_TIMEOUT_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 120.0
+"""Warm in 1.5 s; at the very first start numba compiles for librosa, 12 s of a core for each decoder."""
 SAMPLE_BYTES = 4
 MOST_DEATHS = 2
 """One death may be bad luck (memory was short); at the second, on whichever decoder is next, it is the recording."""
 CHILD_RSS_BYTES = 1024**3
-"""A decoder needs about 100 MB; one above this has leaked and is replaced."""
+"""A decoder needs about 300 MB, most of it librosa's; one above this has leaked and is replaced."""
 
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class DecoderPool:
         self._children = [
             Supervisor(
                 module,
-                {"max_seconds": settings.max_audio_seconds},
+                {"max_seconds": settings.max_audio_seconds, "cache_dir": str(settings.state_dir / "numba")},
                 name=f"decoder-{number}",
                 start_timeout_seconds=START_TIMEOUT_SECONDS,
                 max_rss_bytes=CHILD_RSS_BYTES,

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import config, publish, serve, topics
+from consumer.cli import config, publish, serve, topics, transcribe
 from consumer.cli.context import parse_assignments
 from consumer.errors import EarwitnessError
 from consumer.settings import PREFIX
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(publish.publish)
+app.command()(transcribe.transcribe)
 app.add_typer(topics.app, name="topics")
 app.command()(config.config)
 

@@ -62,8 +62,10 @@ def publish(
     wanted = [Wanted(item.source, {**given, **item.fields}) for item in _wanted(sources or [], jsonl)]
     if event_id is not None and len(wanted) > 1:
         raise typer.BadParameter(f"one id cannot name {len(wanted)} recordings", param_hint="--event-id")
+    from consumer.telemetry.export import exporting
+
     show = _Show(as_json, len(wanted))
-    with show:
+    with show, exporting("earwitness-publish"):
         asyncio.run(_publish(settings_of(ctx), wanted, show, not no_digest, timeout if wait else None))
     show.conclude()
 

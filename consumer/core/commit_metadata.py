@@ -1,7 +1,7 @@
 """The text that goes with a committed offset: which commit it was, how the lane ended, and what is settled above.
 
-``1.<commit number>.<c|o>.<deaths>.<r|b>.<settled>``: version 1; closed cleanly or open; unclean closes in a row; settled
-ranges as run lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
+``1.<commit number>.<owner>.<c|o>.<deaths>.<r|b>.<settled>``: version 1; whose commit; closed cleanly or open; unclean
+closes in a row; settled ranges as run lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
 """
 
 import binascii
@@ -23,6 +23,8 @@ class CommitMetadata:
 
     commit_number: int = 0
     """Grows by one with each commit of the lane, since consecutive commits may share one offset."""
+    owner: str = ""
+    """A random name for each ownership: two owners in turn may use the same number."""
     clean: bool = False
     deaths: int = 0
     settled: Ranges = ()
@@ -32,12 +34,12 @@ class UnreadableMetadataError(ValueError):
     """Metadata of another version, or damaged."""
 
 
-def encode(point: CommitPoint, *, commit_number: int, clean: bool, deaths: int = 0) -> str:
+def encode(point: CommitPoint, *, commit_number: int, owner: str, clean: bool, deaths: int = 0) -> str:
     """Metadata for a commit at ``point.offset``. Raises LaneError rather than exceed Kafka's limit."""
     runs, bits = _as_runs(point.offset, point.settled), _as_bits(point.offset, point.settled)
     kind, data = ("r", runs) if len(runs) <= len(bits) else ("b", bits)
     packed = urlsafe_b64encode(data).decode("ascii").rstrip("=")
-    text = f"{VERSION}.{commit_number}.{'c' if clean else 'o'}.{deaths}.{kind}.{packed}"
+    text = f"{VERSION}.{commit_number}.{owner}.{'c' if clean else 'o'}.{deaths}.{kind}.{packed}"
     if len(text) > METADATA_BYTES_LIMIT:
         raise LaneError(f"the settled offsets take {len(text)} bytes of metadata; intake should have paused. A bug.")
     return text
@@ -52,12 +54,12 @@ def decode(text: str, offset: int) -> CommitMetadata:
     if not text:
         return CommitMetadata()
     try:
-        version, number, state, deaths, kind, packed = text.split(".")
+        version, number, owner, state, deaths, kind, packed = text.split(".")
         if version != VERSION or state not in "co" or kind not in "rb":
             raise UnreadableMetadataError(text[:80])
         data = urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
         settled = _from_runs(offset, data) if kind == "r" else _from_bits(offset, data)
-        return CommitMetadata(int(number), state == "c", int(deaths), settled)
+        return CommitMetadata(int(number), owner, state == "c", int(deaths), settled)
     except (ValueError, IndexError, binascii.Error) as error:
         raise UnreadableMetadataError(text[:80]) from error
 

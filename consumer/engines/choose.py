@@ -30,7 +30,9 @@ def profile_of(settings: Settings) -> Callable[[str | None], str]:
     model = {"openai": settings.api_model, "simulated": "simulated"}.get(settings.engine, settings.model)
     revision = settings.model_revision if settings.engine not in ("openai", "simulated") else None
 
+    options = ["word_times"] if settings.word_times and settings.engine in ("whisper", "ctranslate2") else []
+
     def of(language: str | None) -> str:
-        return fingerprint(settings.engine, model, revision, settings.compute_type, language, "transcribe")
+        return fingerprint(settings.engine, model, revision, settings.compute_type, language, "transcribe", *options)
 
     return of

@@ -222,7 +222,7 @@ def _family(settings: Settings) -> Family:
             return CtcFamily(settings.chunk_seconds, settings.chunk_overlap_seconds)
         except ValueError as error:
             raise ServiceError(f"{error}; change one of them") from error
-    return WhisperFamily(chunk_overlap_seconds=settings.chunk_overlap_seconds)
+    return WhisperFamily(chunk_overlap_seconds=settings.chunk_overlap_seconds, word_times=settings.word_times)
 
 
 def _limits(settings: Settings, device: str) -> BatchLimits:

@@ -1,13 +1,14 @@
 """A lane's commits: each one numbered, none begun while the fate of the last is unknown.
 
 A commit whose answer never came may have happened, or may still happen: a stray request to end a transaction can end a
-*later* one. So after any doubt nothing is begun before a new producer has fenced the old one, and the commit number in
-the committed metadata has told how it ended. (Offsets alone cannot tell: consecutive commits may share one.)
+*later* one. So after any doubt nothing is begun before a new producer has fenced the old one, and the commit's name
+in the committed metadata has told how it ended. (Offsets alone cannot tell: consecutive commits may share one.)
 """
 
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,13 +57,15 @@ class LaneCommits:
         self._producer = producer
         self._committed = committed
         self._still_assigned = still_assigned
-        self._number = 0
+        self._owner = ""
+        self._last = CommitMetadata()
 
     async def take_over(self) -> int:
         """Fence the previous owner and commit a sentinel to the dedup partition; the sentinel's offset.
 
         Raises KafkaError, DoubtfulError, FencedError: nothing is taken over then.
         """
+        self._owner = secrets.token_hex(4)
         await self._producer.fence()
         sentinel = Write(self._dedup_topic, SENTINEL_KEY, None, self._partition.partition)
         (offset,) = await self._producer.commit([sentinel], None)
@@ -70,22 +73,23 @@ class LaneCommits:
 
     async def read_last(self) -> LastCommit:
         """What is committed. A stable read only after ``take_over``."""
+        last = await self._read()
+        self._last = last.metadata
+        return last
+
+    async def _read(self) -> LastCommit:
         committed = await self._committed.read(self._partition)
         if committed.offset is None:
-            last = LastCommit(None, CommitMetadata())
-        else:
-            try:
-                metadata = commit_metadata.decode(committed.metadata, committed.offset)
-            except UnreadableMetadataError as error:
-                log.error(  # noqa: TRY400 (the text says it all)
-                    "unreadable_commit_metadata of %s/%d: %s; events settled out of order are settled again",
-                    *self._partition,
-                    error,
-                )
-                metadata = CommitMetadata()
-            last = LastCommit(committed.offset, metadata)
-        self._number = last.metadata.commit_number
-        return last
+            return LastCommit(None, CommitMetadata())
+        try:
+            return LastCommit(committed.offset, commit_metadata.decode(committed.metadata, committed.offset))
+        except UnreadableMetadataError as error:
+            log.error(  # noqa: TRY400 (the text says it all)
+                "unreadable_commit_metadata of %s/%d: %s; events settled out of order are settled again",
+                *self._partition,
+                error,
+            )
+            return LastCommit(committed.offset, CommitMetadata())
 
     async def commit(self, writes: list[Write], point: CommitPoint, *, clean: bool = False) -> None:
         """Publish the writes and the commit point, all or nothing; returns when that is certain.
@@ -93,8 +97,8 @@ class LaneCommits:
         Waits out broker failures (bounded by cancellation). Raises FencedError when another owner has the lane,
         LaneError when no waiting would help.
         """
-        number = self._number + 1
-        metadata = commit_metadata.encode(point, commit_number=number, clean=clean)
+        number = self._last.commit_number + 1
+        metadata = commit_metadata.encode(point, commit_number=number, owner=self._owner, clean=clean)
         position = OffsetCommit(self._partition, point.offset, metadata)
         hopeless = 0
         while True:
@@ -111,7 +115,7 @@ class LaneCommits:
                 log.warning("commit_in_doubt lane %d: %s", self._partition.partition, doubt)
                 if await self._went_through(number):
                     break
-        self._number = number
+        self._last = CommitMetadata(number, self._owner)
 
     async def stop(self) -> None:
         """Let the producer go."""
@@ -119,13 +123,12 @@ class LaneCommits:
 
     async def _went_through(self, number: int) -> bool:
         await self._fence_again()
-        expected = self._number
-        found = (await self.read_last()).metadata.commit_number
-        self._number = expected
-        if found not in (expected, number):
-            raise FencedError(f"somebody else committed lane {self._partition.partition} ({found}, not {number})")
-        log.info("commit_resolved lane %d: commit %d %s", self._partition.partition, number, found == number)
-        return found == number
+        found = (await self._read()).metadata
+        name = (found.owner, found.commit_number)
+        if name not in ((self._owner, number), (self._last.owner, self._last.commit_number)):
+            raise FencedError(f"somebody else has committed lane {self._partition.partition}")
+        log.info("commit_resolved lane %d: %s", self._partition.partition, name == (self._owner, number))
+        return name == (self._owner, number)
 
     async def _fence_again(self) -> None:
         failures = 0

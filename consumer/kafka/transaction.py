@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -168,8 +169,16 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
+def _unwatched(producer: AIOKafkaProducer) -> list[asyncio.Future[Any]]:
+    """What a failing sender marks as failed inside the client, where nobody waits: asyncio would complain of each."""
+    accumulator, ending = producer._message_accumulator, producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
+    batches = [*chain.from_iterable(accumulator._batches.values()), *accumulator._pending_batches]  # noqa: SLF001
+    return [*([ending] if ending is not None else []), *(batch._drain_waiter for batch in batches)]  # noqa: SLF001
+
+
 async def _discard(producer: AIOKafkaProducer) -> None:
-    producer._txn_manager.wait_for_transaction_end().add_done_callback(_retrieve)  # noqa: SLF001 (nobody awaits it now)
+    for future in _unwatched(producer):
+        future.add_done_callback(_retrieve)
     # A flush towards a broker that is away would last; what was not confirmed is not wanted any more.
     try:
         async with asyncio.timeout(_STOP_SECONDS):

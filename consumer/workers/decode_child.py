@@ -1,7 +1,9 @@
 """The decode child: one recording at a time from a file to a file, inside limits of its own."""
 
+import os
 import resource
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,13 @@ FILE_SLACK_BYTES = 64 * 1024 * 1024
 
 
 def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    """Warm the resampler, then take requests ``{path, out_path}``; answers are DecodeResults."""
-    import numpy as np
-
-    from consumer.audio.decode import Writer, decode_file
+    """Warm librosa, then take requests ``{path, out_path}``; answers are DecodeResults."""
+    _let_numba_cache(Path(init["cache_dir"]))
+    from consumer.audio.decode import decode_file, warm
     from consumer.core.model import SAMPLE_RATE
 
     max_seconds = float(init["max_seconds"])
-    with Writer(Path("/dev/null"), max_seconds=60.0) as writer:
-        writer.feed(np.zeros((4410, 2), np.float32), 44_100)
+    warm()
     _limit(resource.RLIMIT_AS, ADDRESS_SPACE_BYTES)
     _limit(resource.RLIMIT_FSIZE, int(max_seconds * SAMPLE_RATE * 4) + FILE_SLACK_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
@@ -30,6 +30,13 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
         return asdict(decode_file(Path(request["path"]), Path(request["out_path"]), max_seconds=max_seconds)), b""
 
     return {}, handle
+
+
+def _let_numba_cache(folder: Path) -> None:
+    """librosa's compiled loops are kept beside librosa; where that cannot be written, importing it would fail."""
+    librosa = find_spec("librosa")
+    if librosa is not None and librosa.origin is not None and not os.access(Path(librosa.origin).parent, os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(folder.absolute()))
 
 
 def _limit(which: int, most: int) -> None:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from consumer.audio import decode
 from consumer.audio.decode import DecodeResult, _floats, decode_file
 from consumer.core.model import SAMPLE_RATE
 from consumer.errors import RecordingError, TransientError
+from consumer.workers import decode_child
 from schemas.codes import Reason
 from tests.support.audio_files import Samples, encode_m4a, speech, write_audio
 
@@ -88,13 +91,40 @@ def test_bare_aac_is_heard_with_its_encoder_delay(tmp_path: Path) -> None:
     assert max(likeness(heard, original, lag) for lag in range(1200)) > 0.99
 
 
-@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
-def test_the_streaming_resampler_gives_what_librosa_gives(tmp_path: Path, rate: int) -> None:
-    samples = np.tile(at_rate(speech(), rate), 6)  # several blocks
-    _, heard = decoded(write_audio(tmp_path / "a.wav", samples, rate, subtype="FLOAT"))
-    expected = librosa.resample(samples, orig_sr=rate, target_sr=SAMPLE_RATE, res_type="soxr_hq")
-    np.testing.assert_allclose(heard, expected[: len(heard)], atol=1e-6)
-    assert len(expected) - len(heard) <= 1  # librosa rounds its length up
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
+def test_a_recording_gives_the_same_samples_whole_and_as_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, channels: int
+) -> None:
+    samples = np.tile(at_rate(speech(), rate), 4)
+    samples[100] = np.nan
+    path = write_audio(tmp_path / "a.wav", stereo(samples) if channels == 2 else samples, rate, subtype="FLOAT")
+    _, whole = decoded(path)
+    monkeypatch.setattr(decode, "WHOLE_SECONDS", 0)
+    monkeypatch.setattr(decode, "BLOCK_SAMPLES", 50_000)  # many blocks
+    monkeypatch.setattr(librosa, "resample", None)  # not asked for
+    _, streamed = decoded(path)
+    assert len(whole) == len(streamed)
+    np.testing.assert_allclose(whole, streamed, rtol=0, atol=1e-5)
+
+
+def test_what_librosa_resamples_is_librosas_to_the_bit(tmp_path: Path) -> None:
+    samples = at_rate(speech(), 44_100)
+    _, heard = decoded(write_audio(tmp_path / "a.wav", samples, 44_100, subtype="FLOAT"))
+    expected = librosa.resample(samples, orig_sr=44_100, target_sr=SAMPLE_RATE, res_type="soxr_hq")
+    np.testing.assert_array_equal(heard, expected[: len(heard)])
+    assert len(expected) - len(heard) <= 1  # by default librosa rounds its length up
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(2_000, 1), (48_000, 200), (700_000, 1)])
+def test_a_recording_that_does_not_fit_in_memory_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: int, channels: int
+) -> None:
+    seconds = 61 if rate < 48_000 else 9
+    path = write_audio(tmp_path / "a.wav", np.zeros((seconds * rate, channels), np.float32), rate)
+    monkeypatch.setattr(librosa, "resample", None)  # not asked for
+    result, _ = decoded(path, max_seconds=120.0)
+    assert result.samples == seconds * SAMPLE_RATE
 
 
 def test_a_recording_longer_than_allowed_is_stopped_on_the_way(tmp_path: Path) -> None:
@@ -177,8 +207,9 @@ def test_a_scratch_in_a_recording_does_not_lose_it(tmp_path: Path) -> None:
     assert len(heard) >= 0.9 * len(original)
 
 
-def test_a_header_without_audio_is_empty(tmp_path: Path) -> None:
-    assert refused(write_audio(tmp_path / "a.wav", np.zeros(0, np.float32), SAMPLE_RATE)) is Reason.EMPTY
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
+def test_a_header_without_audio_is_empty(tmp_path: Path, rate: int) -> None:
+    assert refused(write_audio(tmp_path / "a.wav", np.zeros(0, np.float32), rate)) is Reason.EMPTY
 
 
 @pytest.mark.parametrize("sample_format", ["u8", "u8p", "s16", "s16p", "s32", "s32p", "flt", "fltp", "dbl", "dblp"])
@@ -225,25 +256,55 @@ def test_a_spool_at_fault_is_not_blamed_on_the_recording(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "absent"),
     [
-        "import consumer.audio.decoder, consumer.audio.fetch, consumer.audio.spool",
-        "import consumer.workers.decode_child as child; child.setup({'max_seconds': 60})",
+        (
+            "import consumer.audio.decoder, consumer.audio.fetch, consumer.audio.spool",
+            ["torch", "transformers", "librosa", "numba"],
+        ),
+        (
+            "import consumer.workers.decode_child as child; child.setup({'max_seconds': 60, 'cache_dir': '.'})",
+            ["torch", "transformers"],
+        ),
     ],
     ids=["service", "decode child"],
 )
-def test_no_model_library_is_loaded_to_decode(code: str) -> None:
-    heavy = "[name for name in ('torch', 'transformers', 'librosa', 'numba') if name in sys.modules]"
-    ran = subprocess.run(
-        [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
+def test_no_model_library_is_loaded_to_decode(code: str, absent: list[str]) -> None:
+    assert loaded_after(code, absent) == []
+
+
+def test_a_decoder_is_warm_before_it_says_that_it_is_ready() -> None:
+    # what librosa's first resampling would otherwise load under the first recording
+    late = ["librosa.core.audio", "numba", "soxr", "scipy.signal"]
+    assert (
+        loaded_after(
+            "import consumer.workers.decode_child as child; child.setup({'max_seconds': 60, 'cache_dir': '.'})", late
+        )
+        == late
     )
-    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_librosa_can_be_imported_from_a_folder_that_nobody_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(os, "access", lambda *_: writable)
+    decode_child._let_numba_cache(tmp_path)
+    assert os.environ.pop("NUMBA_CACHE_DIR", None) == (None if writable else str(tmp_path))
+
+
+def loaded_after(code: str, names: list[str]) -> list[str]:
+    """Which of these modules a fresh process has once it has run the code."""
+    script = f"import sys; {code}; print(*[name for name in {names} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return ran.stdout.split()
 
 
 def test_a_decoder_that_swells_is_stopped_by_its_own_limit() -> None:
     code = (
         "import consumer.workers.decode_child as child, numpy as np\n"
-        "child.setup({'max_seconds': 60})\n"
+        "child.setup({'max_seconds': 60, 'cache_dir': '.'})\n"
         "try:\n    np.empty(child.ADDRESS_SPACE_BYTES, np.uint8)\n"
         "except MemoryError:\n    print('stopped')"
     )

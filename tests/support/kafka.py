@@ -83,7 +83,8 @@ def read_topic(bootstrap_servers: str, topic: str, *, isolation_level: str = "re
         }
     )
     try:
-        partitions = partition_count(bootstrap_servers, topic)
+        # asking it for the topic connects it at once; by itself it would look again only after half a second
+        partitions = _partitions(consumer.list_topics(topic, timeout=TIMEOUT_SECONDS), topic)
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(partitions)])
         return sorted(_until_the_end(consumer, partitions), key=lambda record: (record.partition, record.offset))
     finally:
@@ -142,6 +143,7 @@ def write_records(bootstrap_servers: str, topic: str, records: Iterable[Written]
             **_QUIET,
         }
     )
+    producer.list_topics(topic, timeout=TIMEOUT_SECONDS)  # connects it at once
     for number, record in enumerate(records):
         optional: dict[str, Any] = {}
         if record.partition is not None:
@@ -158,7 +160,11 @@ def write_records(bootstrap_servers: str, topic: str, records: Iterable[Written]
 
 def partition_count(bootstrap_servers: str, topic: str) -> int:
     """How many partitions a topic has; raises KafkaException if it does not exist."""
-    found = _admin(bootstrap_servers).list_topics(topic, timeout=TIMEOUT_SECONDS).topics[topic]
+    return _partitions(_admin(bootstrap_servers).list_topics(topic, timeout=TIMEOUT_SECONDS), topic)
+
+
+def _partitions(cluster: Any, topic: str) -> int:
+    found = cluster.topics[topic]
     if found.error is not None:
         raise KafkaException(found.error)
     return len(found.partitions)

