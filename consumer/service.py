@@ -17,7 +17,7 @@ from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.engines.choose import choose_engine, profile_of
 from consumer.engines.hybrid import HybridEngine
-from consumer.errors import EarwitnessError
+from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
 from consumer.kafka.intake import Intake
 from consumer.kafka.lane import Work
@@ -88,7 +88,7 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
             ).settle
 
         try:
-            async with member(settings, slices, make_work) as intake:
+            async with member(settings, slices, make_work, engine.set_share) as intake:
                 with _signals(intake):
                     await intake.run()
         finally:
@@ -99,21 +99,27 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
 def _signals(intake: Intake) -> Iterator[None]:
     """SIGTERM and SIGINT drain; a second one stops at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    asked = False
+    assert task is not None
+    signals = 0
 
     def ask() -> None:
-        nonlocal asked
-        if asked and task is not None:
-            log.warning("stopping at once: what is in flight will be heard again")
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            log.info("draining")
+            intake.drain()
+        elif signals == 2:
             task.cancel()
-        asked = True
-        log.info("draining")
-        intake.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask)
     try:
         yield
+    except asyncio.CancelledError as error:
+        if signals < 2:
+            raise
+        task.uncancel()  # the signal asked for it, and this is the answer
+        raise ServiceError("a second signal stopped it at once; what was in flight will be heard again") from error
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

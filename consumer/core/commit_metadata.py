@@ -36,8 +36,10 @@ class UnreadableMetadataError(ValueError):
 
 def encode(point: CommitPoint, *, commit_number: int, owner: str, clean: bool, deaths: int = 0) -> str:
     """Metadata for a commit at ``point.offset``. Raises LaneError rather than exceed Kafka's limit."""
-    runs, bits = _as_runs(point.offset, point.settled), _as_bits(point.offset, point.settled)
-    kind, data = ("r", runs) if len(runs) <= len(bits) else ("b", bits)
+    kind, data = "r", _as_runs(point.offset, point.settled)
+    span_bytes = (point.settled[-1][1] - point.offset + 7) // 8 if point.settled else 0
+    if span_bytes < len(data):  # else the bits may be as wide as the log
+        kind, data = "b", _as_bits(point.offset, point.settled)
     packed = urlsafe_b64encode(data).decode("ascii").rstrip("=")
     text = f"{VERSION}.{commit_number}.{owner}.{'c' if clean else 'o'}.{deaths}.{kind}.{packed}"
     if len(text) > METADATA_BYTES_LIMIT:

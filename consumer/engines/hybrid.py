@@ -74,6 +74,12 @@ class HybridEngine:
         """Each engine's breaker by side, for health and alerts."""
         return {side.value: guarded.breaker.state for side, guarded in self._sides.items()}
 
+    def set_share(self, share: float) -> None:
+        """How much of the group's API limits this process may use, 0 to 1."""
+        for guarded in self._sides.values():
+            if isinstance(guarded.engine, OpenAIEngine):
+                guarded.engine.gate.set_share(share)
+
     def language_of(self, wish: Wish) -> str | None:
         """The language of the dedup key, fixed before routing: the primary's own code, or the fallback's for a
         language that only the fallback serves. Raises EventError ``unsupported_language``.

@@ -32,9 +32,15 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
     """Owns the consumer and the lanes of the partitions that are assigned to it."""
 
     def __init__(
-        self, settings: Settings, connection: Mapping[str, Any], make_lane: Callable[[TopicPartition], Lane]
+        self,
+        settings: Settings,
+        connection: Mapping[str, Any],
+        make_lane: Callable[[TopicPartition], Lane],
+        on_share: Callable[[float], None] = lambda _: None,
     ) -> None:
+        """``on_share`` is told this process's share of the partitions, 0 to 1, whenever it changes."""
         self._settings = settings
+        self._on_share = on_share
         self._make_lane = make_lane
         self._lanes: dict[TopicPartition, Lane] = {}
         self._lane_tasks: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -195,6 +201,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._keep_silent(partition)
                 if not self._draining:
                     lane.resume()
+            self._on_share(len(assigned) / self.partitions())
             log.info("assigned %s", sorted(partition.partition for partition in assigned))
             self.changed()
         except Exception as error:  # noqa: BLE001 (aiokafka would swallow it)

@@ -22,8 +22,16 @@ from schemas.topics import outcome_bytes
 
 
 @asynccontextmanager
-async def member(settings: Settings, slices: DedupSlices, make_work: Callable[[Intake], Work]) -> AsyncIterator[Intake]:
-    """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker."""
+async def member(
+    settings: Settings,
+    slices: DedupSlices,
+    make_work: Callable[[Intake], Work],
+    on_share: Callable[[float], None] = lambda _: None,
+) -> AsyncIterator[Intake]:
+    """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker.
+
+    ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance.
+    """
     kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
 
     def make_lane(partition: TopicPartition) -> Lane:
@@ -40,7 +48,7 @@ async def member(settings: Settings, slices: DedupSlices, make_work: Callable[[I
 
     async with _client(kafka, settings) as client:
         offsets = CommittedOffsets(client, settings.group_id)
-        intake = Intake(settings, kafka, make_lane)
+        intake = Intake(settings, kafka, make_lane, on_share)
         opening = Opening(
             kafka,
             settings.topics.dedup,
