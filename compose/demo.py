@@ -8,6 +8,7 @@ second run finds everything that the first one heard. Exit code 0 only if every 
 import argparse
 import asyncio
 import json
+import logging
 import os
 import shlex
 import signal
@@ -92,6 +93,8 @@ class Demo:
 
     def _chosen(self) -> dict[str, Any]:
         """The service's settings, besides its brokers."""
+        # a broker that others publish to is no reason to open the home folder to them
+        allowed = (Path.cwd(),) if self._given_servers else (Path.cwd(), Path.home())
         chosen: dict[str, Any] = {
             "topic_prefix": self._prefix,
             "group_id": f"earwitness-{self._prefix}",
@@ -99,7 +102,7 @@ class Demo:
             "engine": "ctranslate2",
             "model": str(ct2_tiny_en()),
             "local_usd_per_hour": USD_PER_HOUR,
-            "fetch_allow": sorted({path.as_uri() + "/" for path in (Path.cwd(), Path.home(), self._data, SPEECH)}),
+            "fetch_allow": [path.as_uri() for path in (*allowed, self._data, SPEECH)],
             "state_dir": str(self._data / "state"),
         }
         return chosen if self._given_servers else {**chosen, "kafka_security_protocol": "PLAINTEXT"}
@@ -118,23 +121,25 @@ class Demo:
             wanted = await asyncio.to_thread(takes, self._data / "recordings")
         self._write_config()
         async with serving(self._environment(settings), self._data / "service.log") as service:
-            with self._step("earwitness serve: Whisper tiny.en, a lane for each partition"):
+            with self._step("earwitness serve, with Whisper tiny.en"):
                 await service.until_said("engine_ready")
-                await service.until_said("lane_open", settings.partitions)
+                await service.until_said("lane_open")
             async with reading(settings) as outcomes:
                 started = time.monotonic()
                 published = await publish(settings, wanted)
                 outcomes.expect(published)
                 await self._settled(service, outcomes, len(published))
                 took_seconds = time.monotonic() - started
-                with self._step("stopped in order; nothing came twice"):
+                with self._step("service stopped in order, everything read to the end"):
                     await service.stop()
                     await outcomes.to_the_end()
         return published, took_seconds
 
     async def _settled(self, service: Service, outcomes: Outcomes, total: int) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        with Progress(*columns, console=self._console, transient=True) as progress:
+        with Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        ) as progress:
             task = progress.add_task("outcomes", total=total)
             settled = asyncio.create_task(outcomes.until_settled(lambda done: progress.update(task, completed=done)))
             watched = asyncio.create_task(service.watch())
@@ -151,7 +156,7 @@ class Demo:
         for failure in results:
             if isinstance(failure, Exception):
                 raise failure
-        self._console.print(f"[green]✓[/] {total} records published, each with its outcome", highlight=False)
+        self._console.print(f"[green]✓[/] {total} records published and settled", highlight=False)
 
     @property
     def _config_file(self) -> Path:
@@ -186,9 +191,9 @@ class Demo:
         command = f"{earwitness} --config {_shown(self._config_file)}"
         kafka = f"{python} -m compose.local_kafka --data {_shown(self._data / 'kafka')} --port {NEXT_PORT}"
         lines = [
-            ("Again: everything is remembered", f"{python} -m compose.demo"),
+            ("Again, with everything remembered", f"{python} -m compose.demo"),
             ("Your own recordings, without Kafka", f"{command} transcribe your.wav"),
-            *([] if self._given_servers else [("With Kafka: the broker, in a terminal of its own", kafka)]),
+            *([] if self._given_servers else [("With Kafka, the broker in a terminal of its own", kafka)]),
             ("the service, in another" if not self._given_servers else "The service", f"{command} serve"),
             ("and in a third" if not self._given_servers else "Events", f"{command} publish your.wav --wait"),
         ]
@@ -228,7 +233,10 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path(".earwitness/demo"), help="kept between runs")
     parser.add_argument("--prefix", default="demo", help="of the topics' names and the consumer group's")
     given = parser.parse_args()
+    # what the client library complains of is said once, by the error that ends the demo
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     console, complaints = Console(), Console(stderr=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         broken = Demo(console, given.data, given.prefix).run()

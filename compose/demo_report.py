@@ -1,4 +1,4 @@
-"""What the demo says at its end: every outcome, the sums, and whether the promises were kept. Pure, but for printing."""
+"""What the demo says at its end: every outcome, the sums, and whether the promises were kept."""
 
 import textwrap
 from collections import Counter
@@ -12,7 +12,7 @@ from rich.text import Text
 from compose.demo_outcomes import Published
 from schemas.models import Transcript, TranscriptionMetric
 
-WIDE_COLUMNS = 120
+WIDE_COLUMNS = 130
 _LONGEST_TEXT = 220
 
 
@@ -53,16 +53,13 @@ class Totals:
         speed = (
             f"{self.audio_seconds:.0f} s of audio in {took_seconds:.1f} s: {self.audio_seconds / took_seconds:.0f} ×"
         )
-        machine = f"at {usd_per_hour:.2f} $ for an hour of this machine"
-        price = f"nothing: all of it was known ({machine} otherwise)"
+        machine = f"at ${usd_per_hour:.2f} for an hour of this machine"
+        price = "nothing: all of it was known"
         if self.heard_seconds:
-            price = f"{self.cost_usd / self.heard_seconds * 60e6:.2f} $ for a million minutes heard, {machine}"
+            price = f"${self.cost_usd / self.heard_seconds * 60e6:,.0f} for a million minutes, {machine}"
+        outcomes = f"{self.transcribed} transcripts, {self.dead_letters} dead letters"
         return [
-            (
-                "outcomes",
-                f"{self.transcribed + self.dead_letters}: {self.transcribed} transcripts, "
-                f"{self.dead_letters} dead letters",
-            ),
+            ("outcomes", f"{self.transcribed + self.dead_letters}: {outcomes}"),
             ("recognitions", f"{self.recognitions}; {cached} from the cache{share}"),
             ("speed", f"{speed} real time"),
             ("word errors", f"{self.errors} in {self.words} words: WER {_percent(self.errors, self.words)}"),
@@ -89,26 +86,24 @@ def faults(published: Iterable[Published], known_digests: Iterable[str] = ()) ->
 def show(console: Console, published: list[Published], totals: list[tuple[str, str]]) -> None:
     """Print transcripts, dead letters and sums, as wide as the terminal lets us."""
     heard = [(one, one.transcripts[0], one.metrics[0]) for one in published if one.transcripts and one.metrics]
-    console.print()
-    console.print((_wide if console.width >= WIDE_COLUMNS else _narrow)(heard))
-    console.print(_dead(published))
-    sums = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title="In total", **_TITLE)
+    sums = _plain("In total")
     for name, value in totals:
         sums.add_row(Text(name, "bold"), Text(value))
-    console.print(sums)
+    for table in ((_wide if console.width >= WIDE_COLUMNS else _narrow)(heard), _dead(published), sums):
+        console.print()
+        console.print(table)
 
 
-_TITLE = {"title_justify": "left", "title_style": "bold"}
 _Heard = tuple[Published, Transcript, TranscriptionMetric]
 
 
 def _wide(heard: list[_Heard]) -> Table:
-    table = Table(title="Transcripts", padding=(0, 1), **_TITLE)
+    table = Table(title="Transcripts", padding=(0, 1), title_justify="left", title_style="bold")
     table.add_column("recording", no_wrap=True)
     table.add_column("text", ratio=1)
     for name in ("engine", "cached"):
         table.add_column(name, no_wrap=True)
-    for name in ("audio", "latency", "cost", "word errors"):
+    for name in ("audio", "latency", "cost", "WER"):
         table.add_column(name, no_wrap=True, justify="right")
     for one, transcript, metric in heard:
         cells = [transcript.engine.name, Text("cached", "green") if transcript.cached else "", *_figures(metric)]
@@ -117,16 +112,22 @@ def _wide(heard: list[_Heard]) -> Table:
 
 
 def _narrow(heard: list[_Heard]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title="Transcripts", **_TITLE)
+    table = _plain("Transcripts")
     table.add_column("recording", no_wrap=True)
     table.add_column("text", ratio=1)
     for one, transcript, metric in heard:
         audio, latency, cost, errors = _figures(metric)
-        how = ("cached", "green") if transcript.cached else ("recognised", "dim")
-        figures = f"{transcript.engine.name} · {audio} in {latency} · {cost} · errors {errors}"
+        how = ("cached", "green") if transcript.cached else ("heard", "dim")
+        figures = f"{transcript.engine.name} · {audio} in {latency} · {cost} · WER {errors}"
         below = Text.assemble(how, (f" · {figures}", "dim"))
         table.add_row(Text(one.take.name, "bold"), Text.assemble(_short(transcript.text), "\n", below))
     return table
+
+
+def _plain(title: str) -> Table:
+    shape = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=title)
+    shape.title_justify, shape.title_style = "left", "bold"
+    return shape
 
 
 def _figures(metric: TranscriptionMetric) -> tuple[str, str, str, str]:
@@ -134,13 +135,13 @@ def _figures(metric: TranscriptionMetric) -> tuple[str, str, str, str]:
     return (
         f"{metric.audio_seconds or 0.0:.1f} s",
         f"{metric.latency_seconds.total:.2f} s",
-        f"{metric.cost_usd:.6f} $" if metric.cost_usd else "0 $",
+        f"${metric.cost_usd:.6f}" if metric.cost_usd else "$0",
         "–" if wer is None else f"{wer.errors}/{wer.words}",
     )
 
 
 def _dead(published: list[Published]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title="Dead letters", **_TITLE)
+    table = _plain("Dead letters")
     table.add_column("recording", no_wrap=True)
     table.add_column("reason", no_wrap=True, style="red")
     table.add_column("detail", ratio=1)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from compose.local_kafka import _LAUNCHER as DIES_WITH_ITS_PARENT
+from compose.local_kafka import LAUNCHER as DIES_WITH_ITS_PARENT
 
 READY_SECONDS = 180.0
 STOP_SECONDS = 45.0
@@ -30,11 +30,11 @@ class Service:
         self._more = asyncio.Condition()
         self.reader = asyncio.create_task(self._read())
 
-    async def until_said(self, pattern: str, times: int = 1) -> None:
-        """Wait until its log has said something that often. Raises DemoError if it ends before, or never says it."""
+    async def until_said(self, pattern: str) -> None:
+        """Wait until its log has said something. Raises DemoError if it ends before, or never says it."""
         try:
             async with asyncio.timeout(READY_SECONDS), self._more:
-                while sum(re.search(pattern, line) is not None for line in self._lines) < times:
+                while not any(re.search(pattern, line) for line in self._lines):
                     if self.reader.done():
                         raise self._failure("the service ended at its start")
                     await self._more.wait()

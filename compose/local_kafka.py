@@ -37,7 +37,7 @@ TRIES = 3
 """Starts of a node whose port another process took in the meantime."""
 
 # The launcher asks the kernel to kill it with its parent and then becomes the broker, so that the broker's pid is ours.
-_LAUNCHER = """
+LAUNCHER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
 os.getppid() == int(sys.argv[1]) or sys.exit("the parent is gone")
@@ -197,7 +197,7 @@ def _cluster_id() -> str:
 
 
 def _spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
     with log.open("ab") as output:
         return subprocess.Popen(
             launcher,

@@ -171,10 +171,10 @@ class Pipeline:
     def _wish(self, event: AudioEvent, notes: Notes) -> Wish:
         deadline = None
         if event.deadline_seconds is not None:
-            due = notes.published_at + timedelta(seconds=event.deadline_seconds)
-            left_seconds = (due - utc_now()).total_seconds()
+            left_seconds = event.deadline_seconds - (utc_now() - notes.published_at).total_seconds()
             deadline = self._clock() + left_seconds
             if left_seconds <= 0:
+                due = notes.published_at + timedelta(seconds=event.deadline_seconds)
                 raise _too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
         wish = Wish(event.language or self._settings.language, event.critical, deadline)
         return Wish(self._engine.language_of(wish), event.critical, deadline)

@@ -71,7 +71,10 @@ def parse(uri: str) -> Address:
 
 
 def _file(rest: str) -> Address:
-    parts = urlsplit(f"file://{rest}")
+    try:
+        parts = urlsplit(f"file://{rest}")
+    except ValueError as error:
+        raise EventError(Reason.URI_NOT_ALLOWED, f"not an address: {error}") from error
     path = unquote(parts.path)
     if parts.netloc.lower() not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise EventError(Reason.URI_NOT_ALLOWED, "a file address is file:///absolute/path, percent-encoded, no host")

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from consumer.audio.spool import Fetched, Spool
@@ -92,7 +93,9 @@ class Recordings:
         """
         async with self._bytes(source, digest) as fetched:
             started = self._clock()
-            recording = await self._decodes.decode(fetched)
+            recording = await retrying(
+                partial(self._decodes.decode, fetched), self._policy, deadline=source.deadline, clock=self._clock
+            )
             source.decode_seconds = self._clock() - started
             yield recording
 

@@ -12,6 +12,12 @@ MOVES_LIMIT = 2
 """An event that was moved so often is served where it is: somebody disagrees about who owns its digest."""
 
 
+_LATEST_MS = 253_402_300_799_000
+"""The last second of the year 9999."""
+_OFFSET_DIGITS = 19
+"""Those of the largest offset that Kafka knows."""
+
+
 @dataclass(slots=True)
 class Notes:
     """What becomes known about one event while it is worked on; times in seconds."""
@@ -31,7 +37,8 @@ class Notes:
         """When the first record of the event was published, as it says, else as Kafka says."""
         if self.event is not None and self.event.published_at is not None:
             return self.event.published_at
-        return datetime.fromtimestamp(self.record.timestamp_ms / 1000, UTC)
+        # any publisher may write any number as a record's time
+        return datetime.fromtimestamp(min(max(self.record.timestamp_ms, 0), _LATEST_MS) / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +54,14 @@ class Moves:
         """Read them; damaged ones count as none, since anybody can write headers."""
         here = f"{record.topic}/{record.partition}/{record.offset}"
         count = _number(record.header(Header.MOVES))
-        origin = record.header(Header.ORIGIN)
-        if not count or origin is None or parse_origin(origin.decode("utf-8", "replace")) is None:
-            return cls(count, here)
-        return cls(count, origin.decode("utf-8"))
+        origin = (record.header(Header.ORIGIN) or b"").decode("utf-8", "replace")
+        return cls(count, origin if count and parse_origin(origin) is not None else here)
 
 
 def parse_origin(text: str) -> tuple[str, int, int] | None:
     """Topic, partition and offset of an origin header; None if it is damaged."""
     parts = text.rsplit("/", 2)
-    if len(parts) == 3 and parts[0] and parts[1].isdecimal() and parts[2].isdecimal():
+    if len(parts) == 3 and parts[0] and all(map(_is_number, parts[1:])):
         return parts[0], int(parts[1]), int(parts[2])
     return None
 
@@ -83,6 +88,10 @@ def fingerprint(*parts: str | None) -> str:
     """Short hash of the wanted profile: whatever decides the text besides the audio."""
     joined = "\x1f".join("" if part is None else part for part in parts)
     return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _OFFSET_DIGITS
 
 
 def _number(header: bytes | None) -> int:

@@ -68,6 +68,7 @@ class SingleFlight:
                 heard, route = await asyncio.shield(flight.result)
             except RecordingError as error:
                 self._land_badly(key, flight)
+                self._condemned.pop(key, None)  # so that they stay in order of time
                 self._condemned[key] = (self.clock(), error)
                 raise RecordingError(error.reason, error.detail) from error
             except Exception:

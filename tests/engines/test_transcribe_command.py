@@ -7,7 +7,8 @@ import pytest
 
 from compose.tiny_en import ct2_tiny_en
 from consumer.audio.spool import Spool
-from consumer.settings import PREFIX
+from consumer.engines.choose import profile_of
+from consumer.settings import PREFIX, Settings
 from schemas.models import Recognised
 from tests.support.audio_files import SPEECH, encode_m4a, speech
 from tests.support.cli import Earwitness
@@ -52,6 +53,13 @@ def test_subtitles_carry_the_times_of_words(earwitness: Earwitness, tiny_en: tup
     assert first.startswith("1\n00:00:00,")
     assert second.startswith("2\n00:00:0")
     assert "John Dashwood" in first
+
+
+def test_a_text_heard_without_word_times_is_not_served_to_those_who_want_them() -> None:
+    plain, timed = (profile_of(Settings(engine="whisper", word_times=wanted))("en") for wanted in (False, True))
+
+    assert plain != timed
+    assert profile_of(Settings(engine="ctc", word_times=True))("en") == profile_of(Settings(engine="ctc"))("en")
 
 
 def test_one_recording_is_printed_as_nothing_but_its_text(earwitness: Earwitness) -> None:

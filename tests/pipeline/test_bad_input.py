@@ -3,7 +3,7 @@
 import asyncio
 import json
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compose.kafka_probe import free_ports
-from schemas.codes import Reason
+from schemas.codes import Header, Reason
 from tests.support.audio_files import SPEECH, speech, write_audio
 from tests.support.kafka import Broker, Read, Written
 from tests.support.scenario import Clip, Outcomes, event, make_clip, serve_these, settings_for
@@ -35,6 +35,9 @@ REASONS = {
     "elsewhere": Reason.URI_NOT_ALLOWED,
     "late": Reason.DEADLINE_EXCEEDED,
     "directory": Reason.FETCH_FAILED,
+    "impossible-time": Reason.INVALID_EVENT,
+    "odd-address": Reason.URI_NOT_ALLOWED,
+    "damaged-origin": Reason.NOT_FOUND,
 }
 REFUSED_WITH_ITS_DIGEST = {"corrupt", "text-file", "too-long", "wrong-digest"}
 """These may have been moved before they failed, and then carry their digest as key."""
@@ -90,6 +93,9 @@ def _bad_events(folder: Path, good: Clip, closed_port: int) -> dict[str, bytes |
         "wrong-digest": event("wrong-digest", good.uri, sha256="ab" * 32),
         "closed-port": event("closed-port", f"http://127.0.0.1:{closed_port}/a.wav"),
         "elsewhere": event("elsewhere", (SPEECH / "austen-0870.flac").as_uri()),
+        "impossible-time": event("impossible-time", good.uri, published_at="9999-12-31T23:59:59-14:00"),
+        "odd-address": event("odd-address", "file://[::1"),
+        "damaged-origin": event("damaged-origin", (folder / "missing.wav").as_uri()),
         "late": event("late", good.uri, deadline_seconds=60, published_at=long_ago),
     }
 
@@ -105,7 +111,12 @@ def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Run:
         name: Written(value, key=f"key of {name}".encode(), headers=[("x-test", name.encode()), ("x-test", b"\xff")])
         for name, value in bad.items()
     }
-    written |= {f"good-{clip.digest}": Written(event(f"good-{n}", clip.uri)) for n, clip in enumerate(good)}
+    forged = [(Header.MOVES, b"1"), (Header.ORIGIN, b"t/1/" + b"9" * 5000)]
+    written["damaged-origin"] = replace(written["damaged-origin"], headers=forged)
+    written |= {
+        f"good-{clip.digest}": Written(event(f"good-{n}", clip.uri, deadline_seconds=1e300))
+        for n, clip in enumerate(good)
+    }
     names = sorted(written, key=lambda name: name[::-1])  # good and bad ones mixed, the same way each time
     settings = settings_for(
         kafka.bootstrap_servers,
@@ -115,18 +126,14 @@ def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Run:
         max_audio_seconds=10.0,
         max_audio_bytes=500_000,
     )
-    records = [Written(**{**_fields(written[name]), "partition": n % 4}) for n, name in enumerate(names)]
+    records = [replace(written[name], partition=n % 4) for n, name in enumerate(names)]
     found = asyncio.run(serve_these(settings, *records))
     counts = [0, 0, 0, 0]
     places: dict[str, tuple[int, int]] = {}
     for number, name in enumerate(names):  # nothing else was written before them: offsets count from 0
         places[name] = (number % 4, counts[number % 4])
         counts[number % 4] += 1
-    return Run({name: record for name, record in zip(names, records, strict=True)}, places, found)
-
-
-def _fields(written: Written) -> dict[str, Any]:
-    return {name: getattr(written, name) for name in ("value", "key", "headers")}
+    return Run(dict(zip(names, records, strict=True)), places, found)
 
 
 @pytest.mark.parametrize("name", REASONS)

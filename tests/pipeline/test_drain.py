@@ -87,8 +87,8 @@ async def test_a_second_signal_stops_at_once_and_a_restart_serves_what_was_left(
             await service.until_log("draining")
             service.process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(10):
-                await service.ended()
-            assert service.said("stopping at once") == 1
+                assert await service.ended() == 1
+            assert service.lines[-1].startswith("earwitness: a second signal stopped it at once")
             assert service.said("Traceback") == 0, "\n".join(service.lines)
         assert (await asyncio.to_thread(outcomes, settings)).metrics == []
         async with serving(settings) as service:

@@ -37,7 +37,7 @@ async def test_equal_events_at_the_same_moment_at_two_instances_are_one_recognit
         values = [event(f"e{number}", clip.uri) for number in range(60)]
         await publish(settings, *(Written(value, partition=n % PARTITIONS) for n, value in enumerate(values)))
         await until_settled(settings, len(values), a, b)
-        assert await asyncio.gather(a.stop(), b.stop()) == [0, 0]
+        assert [*await asyncio.gather(a.stop(), b.stop())] == [0, 0]
     found = await asyncio.to_thread(outcomes, settings)
     assert sorted(record.key or "" for record in found.transcripts) == sorted(f"e{number}" for number in range(60))
     assert found.recognitions == 1

@@ -72,7 +72,7 @@ async def _run(settings: Settings, clips: list[Clip]) -> Run:
         await asyncio.gather(a.until_log("lane_open"), b.until_log("lane_open"))
         await publish(settings, *records)
         await until_settled(settings, EVENTS, a, b)
-        assert await asyncio.gather(a.stop(), b.stop()) == [0, 0]
+        assert [*await asyncio.gather(a.stop(), b.stop())] == [0, 0]
     found = await asyncio.to_thread(outcomes, settings)
     async with serving(as_instance(settings, "c")) as c:
         await publish(settings, *(Written(event(f"again-{n}", clip.uri)) for n, clip in enumerate(clips)))
@@ -136,12 +136,14 @@ def test_a_second_service_on_the_same_topics_serves_everything_from_the_first_on
     assert len(run.again.entries) == CLIPS
 
 
-async def test_an_instance_killed_in_the_middle_loses_and_doubles_nothing(
-    kafka: Broker, clips: list[Clip]
-) -> None:
+async def test_an_instance_killed_in_the_middle_loses_and_doubles_nothing(kafka: Broker, clips: list[Clip]) -> None:
     # two slots of 50 ms and more: the kill falls into the work, and at most two recognitions run at any moment
     settings = _settings(
-        kafka, clips[0].path.parent, simulated_realtime_factor=1.0, simulated_concurrency=2, session_timeout_ms=2000,
+        kafka,
+        clips[0].path.parent,
+        simulated_realtime_factor=1.0,
+        simulated_concurrency=2,
+        session_timeout_ms=2000,
         heartbeat_interval_ms=500,
     )
     await create(settings)

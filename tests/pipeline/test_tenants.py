@@ -1,7 +1,7 @@
 """Knowing a digest is not owning a recording: what one tenant's events can get out of another's."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -36,14 +36,14 @@ class Run:
 def _tries(secret: Clip, own: Clip, origin: str) -> list[Written]:
     """What B can send, knowing A's digest and where A's event was written, but not A's bytes."""
     missing = own.path.with_name("missing.wav").as_uri()
-    forged = {"key": secret.digest.encode(), "partition": secret.partition}
+    there = Written(None, key=secret.digest.encode(), partition=secret.partition)
     headers = [(Header.MOVES, b"1"), (Header.ORIGIN, origin.encode())]
     return [
         Written(event("claims-other-bytes", own.uri, tenant="b", sha256=secret.digest)),
         Written(event("claims-no-bytes", missing, tenant="b", sha256=secret.digest)),
-        Written(event("forges-other-bytes", own.uri, tenant="b"), headers=headers, **forged),
-        Written(event("forges-no-bytes", missing, tenant="b"), headers=headers, **forged),
-        Written(event("forges-without-moves", own.uri, tenant="b"), **forged),
+        replace(there, value=event("forges-other-bytes", own.uri, tenant="b"), headers=headers),
+        replace(there, value=event("forges-no-bytes", missing, tenant="b"), headers=headers),
+        replace(there, value=event("forges-without-moves", own.uri, tenant="b")),
     ]
 
 

@@ -121,9 +121,7 @@ class Outcomes:
     def entries(self) -> dict[str, Read]:
         """What the dedup topic remembers once it is compacted, the lanes' own marks aside."""
         latest = {record.key: record for record in self.dedup if record.key is not None}
-        return {
-            key: record for key, record in latest.items() if record.value is not None and not key.startswith("!")
-        }
+        return {key: record for key, record in latest.items() if record.value is not None and not key.startswith("!")}
 
 
 def _only(records: list[Read], event_id: str) -> Read:
@@ -170,7 +168,7 @@ async def until_settled(settings: Settings, count: int, *services: ServiceProces
         await until(settled, f"{count} metrics")
     except AssertionError:
         for service in services:
-            print("\n".join(["--- a service's log:", *service.lines]))  # noqa: T201 (pytest shows it with the failure)
+            print("\n".join(["--- a service's log:", *service.lines]))  # pytest shows it with the failure
         raise
 
 

@@ -1,0 +1,155 @@
+"""One recognition at a time for a key: who leads, who waits, who pays, who fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from consumer.core.model import Heard
+from consumer.dedup.single_flight import Landing, Result, SingleFlight
+from consumer.errors import EventError, RecordingError
+from schemas.codes import Reason, Route
+from schemas.models import EngineRef, Recognised
+
+HEARD = Heard(Recognised(text="hello", engine=EngineRef(name="x", model="m"), audio_seconds=1.0), 0.5)
+
+
+class Stage:
+    """Recognitions that end when the test says how."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.tasks = tasks
+        self.now = 0.0
+        self.flights = SingleFlight(tasks, lambda: self.now, failure_ttl_seconds=10.0, adoption_ttl_seconds=100.0)
+        self.leads: list[asyncio.Future[Result]] = []
+        self.landings: list[asyncio.Task[Landing]] = []
+
+    async def join(self) -> asyncio.Task[Landing]:
+        """Another event with the same key, as far as it gets by itself."""
+        task = asyncio.create_task(self.flights.join("key", self._lead))
+        await self.settle()
+        return task
+
+    async def _lead(self) -> Result:
+        self.leads.append(asyncio.get_running_loop().create_future())
+        return await self.leads[-1]
+
+    def hear(self) -> None:
+        self.leads[-1].set_result((HEARD, Route.LOCAL))
+
+    def fail(self, error: Exception) -> None:
+        self.leads[-1].set_exception(error)
+
+    async def settle(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with asyncio.TaskGroup() as tasks:
+        stage = Stage(tasks)
+        yield stage
+        stage.flights.stop()
+
+
+async def test_the_first_leads_equals_wait_and_only_one_answers_for_the_cost(stage: Stage) -> None:
+    tasks = [await stage.join() for _ in range(5)]
+    assert (len(stage.leads), stage.flights.running()) == (1, 1)
+    stage.hear()
+    landings = [await task for task in tasks]
+    assert [landing.first for landing in landings] == [True, False, False, False, False]
+    assert {landing.heard.recognised.text for landing in landings} == {"hello"}
+
+
+async def test_until_it_is_confirmed_a_result_is_taken_from_the_flight(stage: Stage) -> None:
+    first = await stage.join()
+    stage.hear()
+    landing = await first
+    assert not (await (await stage.join())).first
+    stage.flights.confirmed("key", landing.flight)
+    await stage.join()
+    assert len(stage.leads) == 2
+    stage.hear()
+
+
+async def test_bytes_at_fault_settle_all_who_wait_and_are_remembered_for_a_while(stage: Stage) -> None:
+    tasks = [await stage.join() for _ in range(3)]
+    stage.fail(RecordingError(Reason.CORRUPT_AUDIO, "noise"))
+    for task in (*tasks, await stage.join()):
+        with pytest.raises(RecordingError, match="noise"):
+            await task
+    assert len(stage.leads) == 1
+    stage.now = 10.0
+    again = await stage.join()
+    assert len(stage.leads) == 2
+    stage.hear()
+    assert (await again).first
+
+
+async def test_an_event_at_fault_settles_only_itself_and_the_next_leads(stage: Stage) -> None:
+    first, second, third = [await stage.join() for _ in range(3)]
+    stage.fail(EventError(Reason.NOT_FOUND, "not here"))
+    with pytest.raises(EventError, match="not here"):
+        await first
+    await stage.settle()
+    assert len(stage.leads) == 2
+    stage.hear()
+    assert sorted([(await second).first, (await third).first]) == [False, True]
+
+
+async def test_a_leader_that_leaves_does_not_end_the_recognition(stage: Stage) -> None:
+    first, second = await stage.join(), await stage.join()
+    first.cancel()
+    await stage.settle()
+    stage.hear()
+    assert (await second).first
+    assert len(stage.leads) == 1
+
+
+async def test_a_recognition_that_everybody_left_is_adopted_by_whoever_comes_next(stage: Stage) -> None:
+    first = await stage.join()
+    first.cancel()
+    stage.hear()
+    await stage.settle()
+    assert (await (await stage.join())).first
+    assert len(stage.leads) == 1
+
+
+async def test_a_failure_that_nobody_waited_for_harms_nobody(stage: Stage) -> None:
+    first = await stage.join()
+    first.cancel()
+    await stage.settle()
+    stage.fail(EventError(Reason.NOT_FOUND, "not here"))
+    await stage.settle()
+    second = await stage.join()
+    assert len(stage.leads) == 2
+    stage.hear()
+    assert (await second).first
+
+
+async def test_when_the_publisher_of_a_result_is_lost_the_next_answers_for_the_cost(stage: Stage) -> None:
+    first = await stage.join()
+    stage.hear()
+    stage.flights.dropped((await first).flight)
+    assert (await (await stage.join())).first
+    assert len(stage.leads) == 1
+
+
+async def test_a_result_that_nobody_took_is_forgotten_in_the_end(stage: Stage) -> None:
+    first = await stage.join()
+    first.cancel()
+    stage.hear()
+    await stage.settle()
+    stage.now = 100.0
+    await stage.join()
+    assert len(stage.leads) == 2
+    stage.hear()
+
+
+async def test_stopping_ends_what_runs(stage: Stage) -> None:
+    task = await stage.join()
+    stage.flights.stop()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stage.flights.running() == 0
