@@ -6,6 +6,7 @@ Chunks, batches and the choice of engine are behind ``recognise``; Kafka is on b
 """
 
 import asyncio
+import errno
 import logging
 import sqlite3
 import time
@@ -130,9 +131,9 @@ class Pipeline:
             span.note(dropped=True)
             span.end()
             raise
-        except (OSError, sqlite3.Error, MemoryError) as error:
-            raise ServiceError(f"this machine fails the service ({error!r}): see to its disk and memory") from error
         except Exception as error:
+            if _is_the_machines(error):
+                raise ServiceError(f"this machine fails the service ({error!r}): see to its disk and memory") from error
             log.exception("unexpected_error at %s/%d/%d", record.topic, record.partition, record.offset)
             outcome = _dead(notes, EventError(Reason.POISON, f"unexpected {type(error).__name__}; the log has more"))
         _describe(span, outcome)
@@ -215,7 +216,7 @@ class Pipeline:
         key = dedup_key(scope, digest, self._fingerprint(journey.wish.language))
         if (recognised := self._remembered(owner, key)) is not None:
             return await self._from_cache(journey, recognised), None
-        landing = await self._in_time(journey, self._flights.join(key, lambda: self._hear(journey, digest)))
+        landing = await self._land(journey, key, lambda: self._hear(journey, digest))
         if not landing.first:
             return await self._from_cache(journey, landing.heard.recognised), None
         try:
@@ -234,12 +235,15 @@ class Pipeline:
             log.warning("unreadable_dedup_entry %s: %s; it is heard again", key, error.detail)
             return None
 
-    async def _in_time(self, journey: _Journey, landing: Awaitable[Landing]) -> Landing:
+    async def _land(self, journey: _Journey, key: str, lead: Callable[[], Awaitable[Result]]) -> Landing:
         deadline = journey.wish.deadline
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock())):
-                return await landing
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock())) as scope:
+                return await self._flights.join(key, lead)
         except TimeoutError as error:
+            if not scope.expired():
+                raise
+            self._flights.abandon(key)
             raise _too_late("the deadline passed while the recording was being heard") from error
 
     async def _hear(self, journey: _Journey, digest: str) -> Result:
@@ -282,6 +286,14 @@ class Pipeline:
         if reference is None:
             return None
         return await asyncio.to_thread(word_errors, reference, recognised.text, language)
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Whether any event would fail like this: none of them must pay for it."""
+    full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, sqlite3.Error | MemoryError) or (
+        isinstance(error, OSError) and error.errno in full_or_broken
+    )
 
 
 def _too_late(detail: str) -> EventError:

@@ -6,8 +6,9 @@ start → run → drain → stop; a second signal stops at once.
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
 
 from consumer.audio.decoder import DecoderPool
 from consumer.audio.fetch import Fetcher
@@ -32,11 +33,11 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: Settings) -> None:
     """Run until a signal asks to drain. Raises ServiceError when a promise cannot be kept."""
-    with exporting("earwitness"):
+    with exporting("earwitness"), _signals() as stopping:
         await topics.check(settings)
         try:
             async with hearing(settings) as (recordings, engine):
-                await _serve(settings, recordings, engine)
+                await _serve(settings, recordings, engine, stopping)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
         log.info("stopped in order")
@@ -65,10 +66,18 @@ async def hearing(settings: Settings) -> AsyncIterator[tuple[Recordings, HybridE
             starting.create_task(decoders.start())
             starting.create_task(engine.start())
         log.info("engine_ready %s %s", engine.primary.ref.name, engine.primary.ref.model)
-        yield Recordings(spool, fetcher, decoders, attempts=settings.fetch_attempts), engine
+        recordings = Recordings(
+            spool,
+            fetcher,
+            decoders,
+            attempts=settings.fetch_attempts,
+            samples_limit_bytes=settings.spool_bytes // 2,
+            decodes_at_once=len(decoders.children),
+        )
+        yield recordings, engine
 
 
-async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngine) -> None:
+async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngine, stopping: "_Stopping") -> None:
     clock = asyncio.get_running_loop().time
     slices = DedupSlices()
     async with asyncio.TaskGroup() as tasks:
@@ -89,37 +98,56 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
 
         try:
             async with member(settings, slices, make_work, engine.set_share) as intake:
-                with _signals(intake):
-                    await intake.run()
+                stopping.from_now_on(intake.drain)
+                await intake.run()
         finally:
             flights.stop()
 
 
+class _Stopping:
+    """What signals ask for: the first to drain, or to give up while nothing has begun; the second to stop at once."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._drain: Callable[[], None] | None = None
+        self.signals = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to drain."""
+        return self._drain is not None
+
+    def from_now_on(self, drain: Callable[[], None]) -> None:
+        """The service takes records now."""
+        self._drain = drain
+
+    def ask(self) -> None:
+        """A signal came."""
+        self.signals += 1
+        if self.signals == 1 and self._drain is not None:
+            log.info("draining")
+            self._drain()
+        elif self.signals <= 2:
+            self._task.cancel()
+
+
 @contextmanager
-def _signals(intake: Intake) -> Iterator[None]:
-    """SIGTERM and SIGINT drain; a second one stops at once."""
+def _signals() -> Iterator[_Stopping]:
+    """Obey SIGTERM and SIGINT for the length of the block. Raises ServiceError for the second."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    signals = 0
-
-    def ask() -> None:
-        nonlocal signals
-        signals += 1
-        if signals == 1:
-            log.info("draining")
-            intake.drain()
-        elif signals == 2:
-            task.cancel()
-
+    stopping = _Stopping(task)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask)
+        loop.add_signal_handler(number, stopping.ask)
     try:
-        yield
+        yield stopping
     except asyncio.CancelledError as error:
-        if signals < 2:
+        if not stopping.signals:
             raise
         task.uncancel()  # the signal asked for it, and this is the answer
-        raise ServiceError("a second signal stopped it at once; what was in flight will be heard again") from error
+        if stopping.begun:
+            raise ServiceError("a second signal stopped it at once; what was in flight will be heard again") from error
+        log.info("stopped before it began")
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

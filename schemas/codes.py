@@ -53,6 +53,10 @@ class WarningCode(StrEnum):
 
     WORDS_DROPPED = "words_dropped"
     """The transcript was too large for its topic; it was published without ``words``."""
+    SEGMENTS_DROPPED = "segments_dropped"
+    """It was still too large, and was published without ``segments`` too."""
+    METADATA_DROPPED = "metadata_dropped"
+    """And at last without the event's ``metadata``."""
     NO_SPEECH = "no_speech"
     """The recording holds no speech; no model was asked."""
     SEAM_UNCERTAIN = "seam_uncertain"

@@ -6,7 +6,7 @@ import os
 from functools import partial
 
 from consumer.audio.spool import Fetched, Spool
-from consumer.core.model import Recording
+from consumer.core.model import SAMPLE_BYTES, Recording
 from consumer.errors import RecordingError, TransientError
 from consumer.settings import Settings
 from consumer.workers.supervisor import Supervisor
@@ -15,7 +15,6 @@ from schemas.codes import Reason
 
 START_TIMEOUT_SECONDS = 120.0
 """Warm in 1.5 s; at the very first start numba compiles for librosa, 12 s of a core for each decoder."""
-SAMPLE_BYTES = 4
 MOST_DEATHS = 2
 """One death may be bad luck (memory was short); at the second, on whichever decoder is next, it is the recording."""
 CHILD_RSS_BYTES = 1024**3

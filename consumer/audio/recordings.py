@@ -1,5 +1,6 @@
 """An event's address to bytes that are what they claim to be, and to samples; fetched once while they are at hand."""
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from consumer.audio.spool import Fetched, Spool
 from consumer.core.backoff import RetryPolicy
-from consumer.core.model import Recording
+from consumer.core.model import SAMPLE_BYTES, Recording
 from consumer.errors import EventError
 from consumer.retrying import retrying
 from schemas.codes import Reason
@@ -64,13 +65,20 @@ class Recordings:
         decodes: Decodes,
         *,
         attempts: int,
+        samples_limit_bytes: int,
+        decodes_at_once: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``samples_limit_bytes``: decoded samples under way; passed at most by what is being decoded just then."""
         self._spool = spool
         self._fetches = fetches
         self._decodes = decodes
         self._policy = RetryPolicy(attempts=attempts)
         self._clock = clock
+        self._samples_limit_bytes = samples_limit_bytes
+        self._samples_bytes = 0
+        self._decoding = asyncio.Semaphore(decodes_at_once)
+        self._room = asyncio.Event()
         self._hashed: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def check(self, uri: str) -> None:
@@ -92,12 +100,26 @@ class Recordings:
         our own hash is contradicted; RecordingError when the bytes cannot be decoded.
         """
         async with self._bytes(source, digest) as fetched:
+            recording = await self._decode(source, fetched)
+            try:
+                yield recording
+            finally:
+                self._samples_bytes -= recording.samples * SAMPLE_BYTES
+                self._room.set()
+
+    async def _decode(self, source: Source, fetched: Fetched) -> Recording:
+        async with self._decoding:
+            # a small file can hold hours: its size on disk says nothing of its samples
+            while self._samples_bytes >= self._samples_limit_bytes:
+                self._room.clear()
+                await self._room.wait()
             started = self._clock()
             recording = await retrying(
                 partial(self._decodes.decode, fetched), self._policy, deadline=source.deadline, clock=self._clock
             )
             source.decode_seconds = self._clock() - started
-            yield recording
+            self._samples_bytes += recording.samples * SAMPLE_BYTES
+            return recording
 
     @asynccontextmanager
     async def _bytes(self, source: Source, digest: str) -> AsyncIterator[Fetched]:

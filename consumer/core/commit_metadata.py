@@ -7,7 +7,7 @@ closes in a row; settled ranges as run lengths or as bits (the smaller), in base
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 from consumer.core.offsets import CommitPoint
 from consumer.errors import LaneError
@@ -68,7 +68,7 @@ def decode(text: str, offset: int) -> CommitMetadata:
 
 def _as_runs(offset: int, settled: Ranges) -> bytes:
     edges = [offset, *chain.from_iterable(settled)]
-    return b"".join(_varint(edge - before) for before, edge in zip(edges, edges[1:], strict=False))
+    return b"".join(_varint(edge - before) for before, edge in pairwise(edges))
 
 
 def _from_runs(offset: int, data: bytes) -> Ranges:

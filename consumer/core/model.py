@@ -8,6 +8,7 @@ from schemas.models import Attempt, EngineRef, Recognised
 
 SAMPLE_RATE = 16_000
 """Hertz. Every engine hears 16 kHz mono float32."""
+SAMPLE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ leave gaps, and since records are given in order, a gap once passed is never fil
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 SETTLED_BYTES_LIMIT = 2000
 """What the settled offsets may take before base64 and the other fields bring them to Kafka's 4096 bytes of metadata;
@@ -31,6 +32,8 @@ class OffsetMap:
         self._next = start.offset
         self._restored = list(start.settled)
         self._settled_end = max((stop for _, stop in self._restored), default=start.offset)
+        edges = chain((start.offset,), chain.from_iterable(self._restored))
+        self._restored_bytes = sum(max(1, -(-(b - a).bit_length() // 7)) for a, b in pairwise(edges))
 
     @property
     def next_offset(self) -> int:
@@ -61,12 +64,14 @@ class OffsetMap:
         del self._open[offset]
 
     def has_room(self) -> bool:
-        """Whether one more offset can be given and every later commit still fits, in whatever order things settle."""
-        top = max(self._next, self._settled_end)
-        low = next(iter(self._open), self._next)
-        bits = (top - low) // 8 + 1
-        unknown = max(0, self._settled_end - self._next)  # restored offsets that may yet be given
-        runs = (len(self._open) + unknown + 1) * _RUN_BYTES
+        """Whether one more offset can be given and every later commit still fits, in whatever order things settle.
+
+        One is always given when none is open: what was restored fitted before.
+        """
+        if not self._open:
+            return True
+        bits = (max(self._next, self._settled_end) - next(iter(self._open))) // 8 + 1
+        runs = (len(self._open) + 1) * _RUN_BYTES + (self._restored_bytes if self._restored else 0)
         return min(bits, runs) <= SETTLED_BYTES_LIMIT
 
     def commit_point(self) -> CommitPoint:

@@ -30,6 +30,15 @@ from schemas.topics import Topics
 
 Headers = list[tuple[str, bytes]]
 
+_DISPENSABLE: tuple[tuple[str, Any, WarningCode], ...] = (
+    ("words", None, WarningCode.WORDS_DROPPED),
+    ("segments", [], WarningCode.SEGMENTS_DROPPED),
+    ("metadata", {}, WarningCode.METADATA_DROPPED),
+)
+"""What a transcript that is too large goes without, in this order: words are many times the text."""
+_ATTEMPTS_AT_MOST = 500
+"""Ledger lines in one metric: an event that waits out a dead engine for days must not outgrow its topic."""
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -211,11 +220,15 @@ def _common(recognised: Recognised, warnings: list[str]) -> dict[str, Any]:
 
 
 def _within(model: Transcript | DedupEntry, limit_bytes: int) -> bytes:
+    """What can be said within the limit; a record over it would stop the lane for good."""
     value = encode(model)
-    if len(value) <= limit_bytes:
-        return value
-    # words are many times the text; a transcript of the longest recording fits without them
-    return encode(model.model_copy(update={"words": None, "warnings": [*model.warnings, WarningCode.WORDS_DROPPED]}))
+    for field, empty, warning in _DISPENSABLE:
+        if len(value) <= limit_bytes:
+            break
+        if getattr(model, field, empty) != empty:
+            model = model.model_copy(update={field: empty, "warnings": [*model.warnings, warning]})
+            value = encode(model)
+    return value
 
 
 def _metric(
@@ -259,7 +272,7 @@ def _metric(
         cost_usd=cost_usd,
         wer=wer,
         confidence=confidence,
-        attempts=attempts,
+        attempts=attempts[-_ATTEMPTS_AT_MOST:],
         completed_at=moment.now,
     )
 

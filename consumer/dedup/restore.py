@@ -1,6 +1,6 @@
 """Fill a lane's slice from its partition of the compacted topic, up to a record that the lane itself has written."""
 
-import logging
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +9,11 @@ from aiokafka.structs import TopicPartition
 
 from consumer.dedup.store import DedupSlice
 
-log = logging.getLogger(__name__)
-
 SENTINEL_KEY = b"!lane"
 """Tombstone that a lane writes when it opens: where it is read back, the slice is whole."""
 STARTED_KEY = b"!started"
-"""Tombstone beside the first offset that a partition's lane ever committed: from then on a missing offset is a loss."""
+"""Tombstone for a partition whose lane has committed an offset: from then on a missing offset is a loss. Written again
+at each opening, so that compaction forgets it no sooner than Kafka forgets the offsets of a group that is gone."""
 
 
 async def restore(connection: Mapping[str, Any], partition: TopicPartition, until: int, into: DedupSlice) -> bool:
@@ -29,10 +28,10 @@ async def restore(connection: Mapping[str, Any], partition: TopicPartition, unti
         enable_auto_commit=False,
         isolation_level="read_committed",
         auto_offset_reset="earliest",
-        max_partition_fetch_bytes=8 * 1024 * 1024,
+        max_partition_fetch_bytes=4 * 1024 * 1024,
     )
-    await consumer.start()
     try:
+        await consumer.start()
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
         reached = -1
@@ -40,10 +39,10 @@ async def restore(connection: Mapping[str, Any], partition: TopicPartition, unti
             records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
             entries = [(record.key, record.value) for record in records if record.key is not None]
             started = started or any(key == STARTED_KEY for key, _ in entries)
-            into.apply((key, value) for key, value in entries if not key.startswith(b"!"))
+            # thousands at a time: not on the event loop
+            await asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
             if records:
                 reached = records[-1].offset
     finally:
         await consumer.stop()
-    log.debug("restored %d entries of %s/%d", len(into), partition.topic, partition.partition)
     return started

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from consumer.core.model import Heard
-from consumer.errors import RecordingError
-from schemas.codes import Route
+from consumer.errors import RecordingError, TransientError
+from schemas.codes import Reason, Route
 
 Result = tuple[Heard, Route]
 
@@ -38,6 +38,15 @@ class Landing:
     flight: Flight
 
 
+@dataclass(frozen=True, slots=True)
+class _Condemned:
+    """Bytes that cannot be heard, since when and why."""
+
+    since: float
+    reason: Reason
+    detail: str
+
+
 @dataclass(slots=True)
 class SingleFlight:
     """All flights of the process, by dedup key."""
@@ -47,7 +56,7 @@ class SingleFlight:
     failure_ttl_seconds: float
     adoption_ttl_seconds: float = 600.0
     _flights: dict[str, Flight] = field(default_factory=dict)
-    _condemned: dict[str, tuple[float, RecordingError]] = field(default_factory=dict)
+    _condemned: dict[str, _Condemned] = field(default_factory=dict)
 
     async def join(self, key: str, lead: Callable[[], Awaitable[Result]]) -> Landing:
         """Wait for the recognition of ``key``, leading it if nobody does.
@@ -57,7 +66,7 @@ class SingleFlight:
         """
         self._forget_the_old()
         if condemned := self._condemned.get(key):
-            raise RecordingError(condemned[1].reason, condemned[1].detail)
+            raise RecordingError(condemned.reason, condemned.detail)
         while True:
             flight = self._flights.get(key)
             leading = flight is None
@@ -69,7 +78,9 @@ class SingleFlight:
             except RecordingError as error:
                 self._land_badly(key, flight)
                 self._condemned.pop(key, None)  # so that they stay in order of time
-                self._condemned[key] = (self.clock(), error)
+                self._condemned[key] = _Condemned(self.clock(), error.reason, error.detail)
+                if leading:
+                    raise  # with the attempts that it cost
                 raise RecordingError(error.reason, error.detail) from error
             except Exception:
                 self._land_badly(key, flight)
@@ -90,6 +101,13 @@ class SingleFlight:
         """The lane that was to publish it is gone: the next claim answers for the cost."""
         flight.taken = False
 
+    def abandon(self, key: str) -> None:
+        """Somebody has left for good: if nobody waits any more, the recognition need not go on and cost."""
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is not None and not flight.waiting and not flight.result.done():
+            flight.task.cancel()
+            del self._flights[key]
+
     def running(self) -> int:
         """Recognitions that are not done."""
         return sum(not flight.result.done() for flight in self._flights.values())
@@ -108,8 +126,10 @@ class SingleFlight:
             try:
                 result.set_result(await lead())
             except asyncio.CancelledError:
-                result.cancel()
-                raise
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    result.cancel()
+                    raise
+                result.set_exception(TransientError(Reason.ENGINE_FAILED, "the work was cut off; publish it again"))
             except Exception as error:  # noqa: BLE001 (it is handed to those who wait)
                 result.set_exception(error)
 
@@ -123,8 +143,8 @@ class SingleFlight:
 
     def _forget_the_old(self) -> None:
         now = self.clock()
-        for key, (since, _) in list(self._condemned.items()):
-            if now - since < self.failure_ttl_seconds:
+        for key, condemned in list(self._condemned.items()):
+            if now - condemned.since < self.failure_ttl_seconds:
                 break  # in order of time
             del self._condemned[key]
         for key, flight in list(self._flights.items()):

@@ -6,7 +6,6 @@ here outlives the lane, so nothing here can be stale.
 
 import sqlite3
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -17,12 +16,13 @@ class DedupSlice:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=folder, prefix="dedup-", suffix=".sqlite", delete=False) as file:
-            self._path = Path(file.name)
-        self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            path = Path(file.name)
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # scratch: it is rebuilt from the topic, so no write need survive a crash
         self._database.execute("PRAGMA journal_mode=OFF")
         self._database.execute("PRAGMA synchronous=OFF")
         self._database.execute("CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+        path.unlink()  # it lives as long as it is open, so that no crash leaves it behind
 
     def apply(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take records over in the topic's order; a null value forgets its key."""
@@ -45,8 +45,6 @@ class DedupSlice:
     def close(self) -> None:
         """Forget everything."""
         self._database.close()
-        with suppress(FileNotFoundError):
-            self._path.unlink()
 
 
 class DedupSlices:

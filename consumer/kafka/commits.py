@@ -20,7 +20,7 @@ from consumer.core.backoff import RetryPolicy
 from consumer.core.commit_metadata import CommitMetadata, UnreadableMetadataError
 from consumer.core.offsets import CommitPoint
 from consumer.core.outcomes import Write
-from consumer.dedup.restore import SENTINEL_KEY
+from consumer.dedup.restore import SENTINEL_KEY, STARTED_KEY
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.committed import CommittedOffsets
 from consumer.kafka.transaction import DoubtfulError, LaneProducer, OffsetCommit
@@ -66,10 +66,12 @@ class LaneCommits:
         Raises KafkaError, DoubtfulError, FencedError: nothing is taken over then.
         """
         self._owner = secrets.token_hex(4)
+        # unstable before the fence, but an offset that is there now has been committed once
+        started = (await self._committed.read(self._partition)).offset is not None
         await self._producer.fence()
-        sentinel = Write(self._dedup_topic, SENTINEL_KEY, None, self._partition.partition)
-        (offset,) = await self._producer.commit([sentinel], None)
-        return offset
+        keys = [STARTED_KEY, SENTINEL_KEY] if started else [SENTINEL_KEY]
+        marks = [Write(self._dedup_topic, key, None, self._partition.partition) for key in keys]
+        return (await self._producer.commit(marks, None))[-1]
 
     async def read_last(self) -> LastCommit:
         """What is committed. A stable read only after ``take_over``."""

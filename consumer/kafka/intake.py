@@ -24,6 +24,7 @@ from consumer.settings import Settings
 
 log = logging.getLogger(__name__)
 
+Given = dict[TopicPartition, list[ConsumerRecord]]
 _IDLE_SECONDS = 1.0
 _POLL_RECORDS = 500
 
@@ -123,21 +124,24 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self._changed.clear()
         if self._failure is not None:
             raise self._failure
-        wanting = [partition for partition, lane in self._lanes.items() if lane.wants_records]
+        wanting = {tp: (lane, lane.generation) for tp, lane in self._lanes.items() if lane.wants_records}
         async with asyncio.TaskGroup() as group:
             change = group.create_task(self._changed.wait())
-            polls = [group.create_task(self._get(wanting))] if wanting else []
-            await asyncio.wait([change, *polls], return_when=asyncio.FIRST_COMPLETED)
+            poll = group.create_task(self._get(list(wanting)))
+            await asyncio.wait([change, poll], return_when=asyncio.FIRST_COMPLETED)
             change.cancel()
-            for poll in polls:
-                poll.cancel()  # between taking records and returning them the consumer never waits: none is lost
-        for poll in polls:
-            if not poll.cancelled():
-                self._give(wanting, poll.result())
+            poll.cancel()  # between taking records and returning them the consumer never waits: none is lost
+        if not poll.cancelled():
+            self._give(wanting, poll.result())
 
-    async def _get(self, wanting: list[TopicPartition]) -> dict[TopicPartition, list[ConsumerRecord]]:
+    async def _get(self, wanting: list[TopicPartition]) -> Given:
         try:
-            given: dict[TopicPartition, list[ConsumerRecord]] = await self._consumer.getmany(
+            if not wanting:
+                # getmany would give everything; but the group's fatal errors must come out
+                await asyncio.sleep(_IDLE_SECONDS)
+                self._consumer._coordinator.check_errors()  # noqa: SLF001
+                return {}
+            given: Given = await self._consumer.getmany(
                 *wanting, timeout_ms=round(_IDLE_SECONDS * 1000), max_records=_POLL_RECORDS
             )
         except OffsetOutOfRangeError as error:
@@ -152,15 +156,14 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             return {}
         return given
 
-    def _give(self, wanting: list[TopicPartition], given: Mapping[TopicPartition, list[ConsumerRecord]]) -> None:
-        for partition, records in given.items():
-            if (lane := self._lanes.get(partition)) is not None:
+    def _give(self, wanting: Mapping[TopicPartition, tuple[Lane, int]], given: Given) -> None:
+        for partition, (lane, generation) in wanting.items():
+            if lane.generation != generation:
+                continue
+            if records := given.get(partition):
                 lane.offer([_record(record) for record in records])
-        if not given:
-            for partition in wanting:
-                position = self._position(partition)
-                if position is not None and (lane := self._lanes.get(partition)) is not None:
-                    lane.reached(position)
+            elif not given and (position := self._position(partition)) is not None:
+                lane.reached(position)
 
     def _position(self, partition: TopicPartition) -> int | None:
         """The position if it is known without waiting: after a wait it might be that of an earlier assignment."""

@@ -102,6 +102,8 @@ class Lane:
     def __init__(self, partition: TopicPartition, commits: LaneCommits, parts: LaneParts) -> None:
         self.partition = partition
         self.state = LaneState.OPENING
+        self.generation = 0
+        """Grows with each ownership: records fetched for one must not reach the next."""
         self._commits = commits
         self._parts = parts
         self._offsets = OffsetMap(CommitPoint(0))
@@ -214,16 +216,19 @@ class Lane:
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as events:
-            self._events = events
-            self.state = LaneState.SERVING
+            self._events, self.state = events, LaneState.SERVING
+            self.generation += 1
             self._parts.host.changed()
-            while True:
-                await self._until_due()
-                await self._commit_some()
-                self._pump()
+            try:
+                while True:
+                    await self._until_due()
+                    await self._commit_some()
+                    self._pump()
+            finally:
+                # from here on the group takes no tasks: records that come now are thrown away
+                self._events, self.state = None, LaneState.OPENING
 
     async def _let_go(self) -> None:
-        self._events, self.state = None, LaneState.OPENING
         for decided in (*self._committing, *self._ready):
             decided.dropped()
         self._committing, self._held = [], False

@@ -56,7 +56,7 @@ class Opening:
         except BaseException:
             slice_.close()
             raise
-        log.info("lane_open %d at %d, %d dedup entries", partition.partition, point.offset, len(slice_))
+        log.info("lane_open %d at %d", partition.partition, point.offset)
         return point, slice_
 
     def _demand_assigned(self, partition: TopicPartition) -> None:

@@ -7,14 +7,14 @@ with any stray request of it, and then a look at what is committed.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
@@ -85,7 +85,7 @@ class LaneProducer:
         try:
             await producer.start()
         except BaseException:
-            await _discard(producer)
+            await _to_the_end(_discard(producer))
             raise
         self._producer = producer
         self._stray_end = False
@@ -116,9 +116,10 @@ class LaneProducer:
         except ProducerFenced as error:
             await self._give_up(pending)
             raise FencedError(f"{self._transactional_id} has another owner") from error
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, IllegalOperation, AssertionError, TimeoutError) as error:
+            # the client asserts on states that a failure elsewhere in it has just changed
             await self._give_up(pending)
-            retriable = isinstance(error, TimeoutError) or bool(error.retriable)
+            retriable = not isinstance(error, KafkaError) or bool(error.retriable)
             raise DoubtfulError(f"{type(error).__name__}: {error}", retriable=retriable) from error
         if self._stray_end:  # committed, but an earlier request to end it may still arrive and end a later one
             await self.stop()
@@ -128,7 +129,7 @@ class LaneProducer:
         """Let go of the producer; an open transaction is ended by whoever takes the id next."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _discard(producer)
+            await _to_the_end(_discard(producer))
 
     async def _give_up(self, pending: list[asyncio.Future[Any]]) -> None:
         for future in pending:
@@ -169,6 +170,16 @@ def _retrieve(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
+async def _to_the_end(ending: Coroutine[Any, Any, None]) -> None:
+    """A clean-up that is bounded by itself, also when its caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(ending)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
 def _unwatched(producer: AIOKafkaProducer) -> list[asyncio.Future[Any]]:
     """What a failing sender marks as failed inside the client, where nobody waits: asyncio would complain of each."""
     accumulator, ending = producer._message_accumulator, producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
@@ -185,5 +196,7 @@ async def _discard(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except (KafkaError, TimeoutError) as error:
         log.warning("a producer did not stop in order: %r", error)
+        if (sender := producer._sender.sender_task) is not None:  # noqa: SLF001 (it would try for ever)
+            sender.cancel()
         with suppress(KafkaError):
             await producer.client.close()

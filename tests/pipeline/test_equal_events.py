@@ -90,3 +90,22 @@ async def test_failures_settle_whom_they_concern(kafka: Broker, tmp_path: Path) 
     transcript = found.transcript("waits").json
     assert (transcript["text"], transcript["cached"]) == (good.text, False)
     assert len(found.metrics) == 9
+
+
+async def test_each_event_keeps_its_own_deadline_whoever_leads(kafka: Broker, tmp_path: Path) -> None:
+    settings = settings_for(kafka.bootstrap_servers, tmp_path, simulated_realtime_factor=0.02)
+    clip = make_clip(tmp_path, 1)  # heard for five seconds
+    async with fresh_service(settings) as service:
+        fields = {"sha256": clip.digest}
+        await publish(
+            settings,
+            Written(event("leads", clip.uri, deadline_seconds=1.0, **fields), partition=clip.partition),
+            Written(event("waits", clip.uri, deadline_seconds=1.5, **fields), partition=clip.partition),
+            Written(event("patient", clip.uri, **fields), partition=clip.partition),
+        )
+        await until_settled(settings, 3, service)
+    found = await asyncio.to_thread(outcomes, settings)
+    assert found.reason("leads") == found.reason("waits") == Reason.DEADLINE_EXCEEDED
+    transcript = found.transcript("patient").json
+    assert (transcript["text"], transcript["cached"]) == (clip.text, False)
+    assert found.metric("leads")["latency_seconds"]["total"] < found.metric("patient")["latency_seconds"]["total"]

@@ -27,7 +27,7 @@ async def test_a_lost_broker_is_said_but_not_shouted_and_the_service_goes_on_by_
             tmp_path,
             simulated_realtime_factor=0.5,  # 0.2 s each, on two slots: the outage falls into the work
             simulated_concurrency=2,
-            transaction_timeout_ms=3000,
+            transaction_timeout_ms=1500,
         )
         clips = [make_clip(tmp_path, number) for number in range(CLIPS)]
         await create(settings)

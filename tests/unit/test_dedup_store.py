@@ -14,12 +14,12 @@ def slice_(tmp_path: Path) -> DedupSlice:
 
 def test_the_last_record_of_a_key_counts(slice_: DedupSlice) -> None:
     slice_.apply([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])
-    assert (slice_.get(b"a"), slice_.get(b"b"), slice_.get(b"c"), len(slice_)) == (b"3", b"2", None, 2)
+    assert (slice_.get(b"a"), slice_.get(b"b"), slice_.get(b"c")) == (b"3", b"2", None)
 
 
 def test_a_null_value_forgets_its_key(slice_: DedupSlice) -> None:
     slice_.apply([(b"a", b"1"), (b"a", None), (b"never", None)])
-    assert (slice_.get(b"a"), len(slice_)) == (None, 0)
+    assert slice_.get(b"a") is None
 
 
 def test_a_forgotten_key_can_come_back(slice_: DedupSlice) -> None:
@@ -28,10 +28,10 @@ def test_a_forgotten_key_can_come_back(slice_: DedupSlice) -> None:
     assert slice_.get(b"a") == b"2"
 
 
-def test_a_closed_slice_leaves_no_file(tmp_path: Path) -> None:
+def test_no_crash_can_leave_a_slice_behind(tmp_path: Path) -> None:
     slice_ = DedupSlice(tmp_path)
     slice_.apply([(b"a", b"1")])
-    assert list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
     slice_.close()
     assert not list(tmp_path.iterdir())
 

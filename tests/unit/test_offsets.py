@@ -58,6 +58,16 @@ def test_while_there_is_room_the_metadata_always_fits(data: st.DataObject) -> No
     reopen(offsets.commit_point())
 
 
+def test_a_lane_that_was_far_ahead_of_one_slow_event_takes_records_again_after_a_restart() -> None:
+    offsets = reopen(CommitPoint(100, ((101, 200_101),)))
+
+    assert offsets.has_room()
+    assert offsets.give(100)
+    assert not offsets.give(101)
+    assert offsets.has_room()
+    assert offsets.give(200_101)
+
+
 def test_an_offset_that_is_tracked_is_not_given_twice() -> None:
     offsets = OffsetMap(CommitPoint(10))
 

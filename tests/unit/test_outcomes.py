@@ -11,7 +11,7 @@ from consumer.core.event import Notes
 from consumer.core.model import Record
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moment, Moved, Transcribed, Write
 from schemas.codes import Header, Reason, Route, WarningCode
-from schemas.models import Attempt, AudioEvent, EngineRef, Recognised, Word
+from schemas.models import Attempt, AudioEvent, EngineRef, Recognised, Segment, Word
 from schemas.topics import Topics
 
 TOPICS = Topics("audio")
@@ -93,6 +93,26 @@ def test_a_transcript_that_is_too_large_goes_without_words_and_says_so() -> None
     for value in (transcript, entry):
         assert (value["words"], value["text"]) == (None, "hello")
         assert value["warnings"] == ["w", WarningCode.WORDS_DROPPED]
+
+
+def test_a_transcript_that_is_still_too_large_goes_without_segments_and_then_without_metadata() -> None:
+    segments = [Segment(start_seconds=0.0, end_seconds=1.0, text="x" * 100)] * 100
+    recognised = _recognised(words=100).model_copy(update={"segments": segments})
+    outcome = Transcribed(_notes(), recognised, Route.LOCAL, cached=False)
+    transcript = _json(outcome.writes(TOPICS, MOMENT, 3_000)[0])
+    assert (transcript["words"], transcript["segments"], transcript["metadata"]) == (None, [], {"a": "b"})
+    assert transcript["warnings"] == ["w", "words_dropped", "segments_dropped"]
+    assert outcome.notes.event is not None
+    outcome.notes.event = outcome.notes.event.model_copy(update={"metadata": {"a": "b" * 5_000}})
+    transcript = _json(outcome.writes(TOPICS, MOMENT, 3_000)[0])
+    assert (transcript["text"], transcript["metadata"], transcript["warnings"][-1]) == ("hello", {}, "metadata_dropped")
+
+
+def test_a_metric_of_endless_tries_keeps_the_last_ones_and_the_whole_cost() -> None:
+    outcome = _transcribed(attempts=tuple(_attempt(0.25) for _ in range(100_000)), cost_usd=25_000.0)
+    write = outcome.writes(TOPICS, MOMENT, LIMIT)[1]
+    assert len(write.value or b"") < LIMIT
+    assert _json(write)["cost_usd"] == 25_000.0
 
 
 def _dead(notes: Notes, detail: str = "why") -> DeadLettered:

@@ -61,7 +61,7 @@ def places(tmp_path: Path) -> Places:
 
 @pytest.fixture
 def recordings(places: Places) -> Recordings:
-    return Recordings(places.spool, places, places, attempts=2)
+    return Recordings(places.spool, places, places, attempts=2, samples_limit_bytes=1 << 20, decodes_at_once=2)
 
 
 async def _samples(recordings: Recordings, source: Source, digest: str) -> int:
