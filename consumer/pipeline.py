@@ -63,8 +63,15 @@ class Settled:
         return self.outcome.notes.record.offset
 
     def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
-        """What to publish; one call."""
-        return self.outcome.writes(topics, moment, limit_bytes)
+        """What to publish; one call. What cannot be written becomes a dead letter: it must not stop the lane."""
+        try:
+            return self.outcome.writes(topics, moment, limit_bytes)
+        except Exception as error:
+            log.exception("unwritable_outcome of offset %d", self.offset)
+            self.release()
+            told = EventError(Reason.POISON, f"the outcome could not be written ({type(error).__name__})")
+            self.outcome = _dead(self.outcome.notes, told)
+            return self.outcome.writes(topics, moment, limit_bytes)
 
     def confirmed(self, writes: list[Write]) -> None:
         """The transaction is committed."""
@@ -72,7 +79,15 @@ class Settled:
 
     def dropped(self) -> None:
         """The lane went before the transaction was known to be committed."""
-        self.pipeline.dropped(self)
+        self.span.note(dropped=True)
+        self.span.end()
+        self.release()
+
+    def release(self) -> None:
+        """Whoever comes next answers for the recognition."""
+        if self.flight is not None:
+            self.pipeline.flights.dropped(self.flight)
+            self.flight = None
 
 
 @dataclass(slots=True)
@@ -108,7 +123,7 @@ class Pipeline:
         self._engine = engine
         self._fingerprint = fingerprint
         self._slices = slices
-        self._flights = flights
+        self.flights = flights
         self._tracing = tracing
         self._partitions = partitions
         self._clock = clock
@@ -150,14 +165,7 @@ class Pipeline:
             assert entry.value is not None
             self._slices.put(outcome.dedup.partition, entry.key, entry.value)
             if settled.flight is not None:
-                self._flights.confirmed(outcome.dedup.key, settled.flight)
-
-    def dropped(self, settled: Settled) -> None:
-        """The lane went before the outcome was committed: whoever comes next answers for the recognition."""
-        settled.span.note(dropped=True)
-        settled.span.end()
-        if settled.flight is not None:
-            self._flights.dropped(settled.flight)
+                self.flights.confirmed(outcome.dedup.key, settled.flight)
 
     def _set_out(self, notes: Notes, span: EventSpan) -> _Journey:
         record, limit_bytes = notes.record, self._settings.max_event_bytes
@@ -222,7 +230,7 @@ class Pipeline:
         try:
             return await self._first_heard(journey, landing, DedupWrite(key, owner)), landing.flight
         except BaseException:
-            self._flights.dropped(landing.flight)
+            self.flights.dropped(landing.flight)
             raise
 
     def _remembered(self, owner: int, key: str) -> Recognised | None:
@@ -239,11 +247,11 @@ class Pipeline:
         deadline = journey.wish.deadline
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock())) as scope:
-                return await self._flights.join(key, lead)
+                return await self.flights.join(key, lead)
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            self._flights.abandon(key)
+            self.flights.abandon(key)
             raise _too_late("the deadline passed while the recording was being heard") from error
 
     async def _hear(self, journey: _Journey, digest: str) -> Result:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from consumer.core.hearing import HeardChunk, ModelInfo, Samples, Span
 from consumer.core.model import SAMPLE_RATE
-from consumer.engines.protocol import HeardChunk, ModelInfo, Samples, Span
 from schemas.codes import WarningCode
 from schemas.models import Recognised, Segment, Word
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from consumer.engines.protocol import HeardWord
+from consumer.core.hearing import HeardWord
 
 SAME_WORD_SECONDS = 1.0
 """How far apart two windows may place the same word."""

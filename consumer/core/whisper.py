@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from consumer.core import pauses
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples, Span
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import FRAME_SAMPLES, Levels, Pause
 from consumer.core.seams import plain, seam
-from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Samples, Span
 from schemas.codes import WarningCode
 from schemas.models import Recognised, Segment, Word
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile as sf
 
+from consumer.core.hearing import Samples
 from consumer.core.model import SAMPLE_RATE, Recording
 from consumer.core.prices import ApiModel
-from consumer.engines.protocol import Samples
 from consumer.errors import RecordingError
 from schemas.codes import Reason
 

@@ -19,8 +19,8 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from consumer.core.ctc import FIELD_SAMPLES, FRAME_SAMPLES
+from consumer.core.hearing import HeardChunk, ModelInfo, Samples
 from consumer.core.model import SAMPLE_RATE
-from consumer.engines.protocol import HeardChunk, ModelInfo, Samples
 from schemas.models import EngineRef
 
 MODEL_TYPES = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"})

@@ -14,9 +14,9 @@ import numpy as np
 from faster_whisper import download_model
 from faster_whisper.feature_extractor import FeatureExtractor
 
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.engines import whisper_text
-from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.engines.whisper_text import Vocabulary
 from schemas.codes import WarningCode
 from schemas.models import EngineRef

@@ -13,11 +13,11 @@ import numpy as np
 
 from consumer.core.batcher import BatchLimits
 from consumer.core.ctc import CtcFamily
+from consumer.core.hearing import Family, HeardChunk, ModelInfo, Samples, Span
 from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
 from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
-from consumer.engines.protocol import Family, HeardChunk, ModelInfo, Samples, Span
 from consumer.engines.wire import PCM, Answer, ChunkAsk, answers_from_wire, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
 from consumer.settings import Settings

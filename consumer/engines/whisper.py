@@ -16,9 +16,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.engines import whisper_text
-from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.engines.whisper_alignment import align
 from consumer.engines.whisper_text import Vocabulary
 from schemas.codes import WarningCode

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import tokenizers
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 
+from consumer.core.hearing import HeardWord, Samples
 from consumer.core.whisper import UNSPACED, WINDOW_SAMPLES
-from consumer.engines.protocol import HeardWord, Samples
 
 WINDOW_FRAMES = 3000
 """Always so many: shortened windows are quicker, and heard wrong."""

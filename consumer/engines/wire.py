@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.errors import ReasonedError, RecordingError, TransientError
 from schemas.codes import Reason
 from schemas.models import EngineRef

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from consumer.engines.protocol import Model, Samples
+from consumer.core.hearing import Model, Samples
 from consumer.engines.wire import Answer, ChunkAsk, answers_to_wire, info_to_wire
 from consumer.errors import TransientError
 from consumer.workers.child import Handler, serve

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from consumer.core.hearing import Samples
 from consumer.core.model import SAMPLE_RATE, Recording
 from consumer.engines.openai_api import OpenAIEngine
-from consumer.engines.protocol import Samples
 from consumer.settings import Settings
 from tests.support.scripted_api import ScriptedApi
 

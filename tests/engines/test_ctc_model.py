@@ -9,8 +9,8 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from consumer.core.ctc import CtcFamily, collapse, frame_count
+from consumer.core.hearing import HeardChunk, Samples, Span
 from consumer.engines import ctc
-from consumer.engines.protocol import HeardChunk, Samples, Span
 from tests.support import tiny_ctc
 from tests.support.tiny_ctc import NormKind, babble
 

@@ -7,8 +7,8 @@ import orjson
 import pytest
 import torch
 
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.engines import wire
-from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import RecordingError, TransientError
 from consumer.workers import engine_child

@@ -5,11 +5,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from consumer.core.hearing import Model, Samples, Span
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import find_pauses, frame_levels
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
 from consumer.engines import ctranslate2
-from consumer.engines.protocol import Model, Samples, Span
 from schemas.codes import WarningCode
 from schemas.models import Recognised
 from tests.support.recordings import Spoken, joined, recordings, word_error_rate, word_errors

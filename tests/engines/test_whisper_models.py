@@ -6,10 +6,10 @@ from typing import cast
 import numpy as np
 import pytest
 
+from consumer.core.hearing import HeardChunk, Model, Samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.whisper import WINDOW_SAMPLES
 from consumer.engines import ctranslate2, whisper, whisper_text
-from consumer.engines.protocol import HeardChunk, Model, Samples
 from schemas.codes import WarningCode
 from tests.support.recordings import Spoken, recordings, word_error_rate
 from tests.support.whisper_weights import ct2_as_if_multilingual, ct2_tiny_en, hf_as_if_multilingual, hf_tiny_en

@@ -4,8 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+from consumer.core.hearing import HeardChunk, ModelInfo, Samples
 from consumer.engines import ctc
-from consumer.engines.protocol import HeardChunk, ModelInfo, Samples
 
 FRAGILE = "tests.support.fragile_ctc:load"
 """What ``LocalEngine(loader=...)`` takes."""

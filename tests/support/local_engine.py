@@ -3,9 +3,9 @@
 import asyncio
 from pathlib import Path
 
+from consumer.core.hearing import Samples
 from consumer.core.model import Heard, Recording, Wish
 from consumer.engines.local import LocalEngine
-from consumer.engines.protocol import Samples
 from consumer.settings import Settings
 from tests.support.tiny_ctc import babble
 

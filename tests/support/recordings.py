@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from consumer.core.hearing import Samples
 from consumer.core.model import SAMPLE_RATE
-from consumer.engines.protocol import Samples
 
 FOLDER = Path(__file__).parents[2] / "compose" / "speech"
 

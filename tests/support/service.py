@@ -13,6 +13,7 @@ from consumer.settings import PREFIX, Settings
 
 TIMEOUT_SECONDS = 60.0
 
+
 class ServiceProcess:
     """A running ``earwitness serve``."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-from consumer.engines.protocol import Samples
+from consumer.core.hearing import Samples
 
 NormKind = Literal["group", "layer"]
 

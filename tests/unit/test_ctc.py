@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from consumer.core import ctc
 from consumer.core.ctc import CtcFamily, collapse, frame_count, words_of
+from consumer.core.hearing import HeardChunk, ModelInfo, Samples, Span
 from consumer.core.model import SAMPLE_RATE
-from consumer.engines.protocol import HeardChunk, ModelInfo, Samples, Span
 from schemas.models import EngineRef
 
 VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", "E", "H", "L", "O", "W", "R", "D")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from consumer.core.hearing import Samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import FRAME_SAMPLES, find_pauses, frame_levels, is_silent
-from consumer.engines.protocol import Samples
 from tests.support.recordings import Spoken, recordings
 
 

@@ -19,8 +19,7 @@ LONGEST_FUNCTION = 60
 
 LAYERS = (
     {"schemas"},
-    # what a model is to the rest, data and Protocols only: the pure cutting and merging is written in its words
-    {"consumer.errors", "consumer.settings", "consumer.engines.protocol"},
+    {"consumer.errors", "consumer.settings"},
     {"consumer.core"},
     {"consumer.retrying", "consumer.telemetry"},
     # a lane fills its dedup slice from Kafka and owns it: the slice knows nothing of lanes
@@ -125,9 +124,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         pytest.fail(" → ".join(error.args[1]))
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in MODULES if within(name, "consumer.core") or name == "consumer.engines.protocol"]
-)
+@pytest.mark.parametrize("module", [name for name in MODULES if within(name, "consumer.core")])
 def test_the_core_does_no_input_or_output_and_has_no_clock(module: str) -> None:
     assert {name.partition(".")[0] for name in imported(TREES[module])} & IMPURE == set()
     assert "consumer.settings" not in OWN_IMPORTS[module]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Span
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.whisper import WhisperFamily
-from consumer.engines.protocol import HeardChunk, HeardWord, ModelInfo, Span
 from schemas.codes import WarningCode
 from schemas.models import EngineRef
 
