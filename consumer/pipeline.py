@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, TypeVar
@@ -153,6 +154,17 @@ class Pipeline:
             outcome = _dead(notes, EventError(Reason.POISON, f"unexpected {type(error).__name__}; the log has more"))
         _describe(span, outcome)
         return Settled(outcome, flight, span, self._clock(), self)
+
+    async def condemn(self, record: Record) -> Settled:
+        """The outcome of an event that has ended the service each time it was tried: nothing of it is tried again."""
+        notes, span = Notes(record), self._tracing.process(record)
+        notes.traceparent = span.headers()
+        with suppress(ContractError):
+            notes.event = decode_event(record.value)
+        detail = "it ended the service process each time it was worked on; look into the service's log before a replay"
+        outcome = _dead(notes, EventError(Reason.POISON, detail))
+        _describe(span, outcome)
+        return Settled(outcome, None, span, self._clock(), self)
 
     def confirmed(self, settled: Settled, writes: list[Write]) -> None:
         """The outcome is committed: from now on others may know its dedup entry."""

@@ -94,7 +94,7 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
                 tracing=Tracing(settings.group_id),
                 partitions=intake.partitions,
                 clock=clock,
-            ).settle
+            )
 
         try:
             async with member(settings, slices, make_work, engine.set_share) as intake:

@@ -1,7 +1,8 @@
 """The text that goes with a committed offset: which commit it was, how the lane ended, and what is settled above.
 
-``1.<commit number>.<owner>.<c|o>.<deaths>.<r|b>.<settled>``: version 1; whose commit; closed cleanly or open; unclean
-closes in a row; settled ranges as run lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
+``1.<commit number>.<owner>.<c|o>.<suspicion>.<r|b>.<settled>``: version 1; whose commit; closed in order or open;
+deaths, end of suspects, event tried alone and how often; settled ranges as run lengths or as bits (the smaller), in
+base64. Kafka allows 4096 bytes.
 """
 
 import binascii
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 
 from consumer.core.offsets import CommitPoint
+from consumer.core.suspicion import NO_SUSPICION, Suspicion
 from consumer.errors import LaneError
 
 VERSION = "1"
@@ -26,7 +28,7 @@ class CommitMetadata:
     owner: str = ""
     """A random name for each ownership: two owners in turn may use the same number."""
     clean: bool = False
-    deaths: int = 0
+    suspicion: Suspicion = NO_SUSPICION
     settled: Ranges = ()
 
 
@@ -34,14 +36,17 @@ class UnreadableMetadataError(ValueError):
     """Metadata of another version, or damaged."""
 
 
-def encode(point: CommitPoint, *, commit_number: int, owner: str, clean: bool, deaths: int = 0) -> str:
+def encode(
+    point: CommitPoint, *, commit_number: int, owner: str, clean: bool, suspicion: Suspicion = NO_SUSPICION
+) -> str:
     """Metadata for a commit at ``point.offset``. Raises LaneError rather than exceed Kafka's limit."""
     kind, data = "r", _as_runs(point.offset, point.settled)
     span_bytes = (point.settled[-1][1] - point.offset + 7) // 8 if point.settled else 0
     if span_bytes < len(data):  # else the bits may be as wide as the log
         kind, data = "b", _as_bits(point.offset, point.settled)
     packed = urlsafe_b64encode(data).decode("ascii").rstrip("=")
-    text = f"{VERSION}.{commit_number}.{owner}.{'c' if clean else 'o'}.{deaths}.{kind}.{packed}"
+    said = f"{suspicion.deaths}:{suspicion.until}:{suspicion.tried}:{suspicion.tries}" if suspicion.deaths else "0"
+    text = f"{VERSION}.{commit_number}.{owner}.{'c' if clean else 'o'}.{said}.{kind}.{packed}"
     if len(text) > METADATA_BYTES_LIMIT:
         raise LaneError(f"the settled offsets take {len(text)} bytes of metadata; intake should have paused. A bug.")
     return text
@@ -56,13 +61,14 @@ def decode(text: str, offset: int) -> CommitMetadata:
     if not text:
         return CommitMetadata()
     try:
-        version, number, owner, state, deaths, kind, packed = text.split(".")
+        version, number, owner, state, said, kind, packed = text.split(".")
         if version != VERSION or state not in "co" or kind not in "rb":
             raise UnreadableMetadataError(text[:80])
         data = urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
         settled = _from_runs(offset, data) if kind == "r" else _from_bits(offset, data)
-        return CommitMetadata(int(number), owner, state == "c", int(deaths), settled)
-    except (ValueError, IndexError, binascii.Error) as error:
+        suspicion = NO_SUSPICION if said == "0" else Suspicion(*map(int, said.split(":", 3)))
+        return CommitMetadata(int(number), owner, state == "c", suspicion, settled)
+    except (ValueError, TypeError, IndexError, binascii.Error) as error:
         raise UnreadableMetadataError(text[:80]) from error
 
 

@@ -20,6 +20,7 @@ from consumer.core.backoff import RetryPolicy
 from consumer.core.commit_metadata import CommitMetadata, UnreadableMetadataError
 from consumer.core.offsets import CommitPoint
 from consumer.core.outcomes import Write
+from consumer.core.suspicion import NO_SUSPICION, Suspicion
 from consumer.dedup.restore import SENTINEL_KEY, STARTED_KEY
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.committed import CommittedOffsets
@@ -50,13 +51,16 @@ class LaneCommits:
         producer: LaneProducer,
         committed: CommittedOffsets,
         *,
+        process: str,
         still_assigned: Callable[[], bool],
     ) -> None:
+        """``process`` is a random name of this process, by which it knows its own commits."""
         self._partition = partition
         self._dedup_topic = dedup_topic
         self._producer = producer
         self._committed = committed
         self._still_assigned = still_assigned
+        self._process = process
         self._owner = ""
         self._last = CommitMetadata()
 
@@ -65,7 +69,7 @@ class LaneCommits:
 
         Raises KafkaError, DoubtfulError, FencedError: nothing is taken over then.
         """
-        self._owner = secrets.token_hex(4)
+        self._owner = f"{self._process}{secrets.token_hex(3)}"
         # unstable before the fence, but an offset that is there now has been committed once
         started = (await self._committed.read(self._partition)).offset is not None
         await self._producer.fence()
@@ -78,6 +82,10 @@ class LaneCommits:
         last = await self._read()
         self._last = last.metadata
         return last
+
+    def died(self, last: CommitMetadata) -> bool:
+        """Whether the owner of that commit ended without a last word (and was not this very process)."""
+        return bool(last.owner) and not last.clean and not last.owner.startswith(self._process)
 
     async def _read(self) -> LastCommit:
         committed = await self._committed.read(self._partition)
@@ -93,14 +101,18 @@ class LaneCommits:
             )
             return LastCommit(committed.offset, CommitMetadata())
 
-    async def commit(self, writes: list[Write], point: CommitPoint, *, clean: bool = False) -> None:
+    async def commit(
+        self, writes: list[Write], point: CommitPoint, *, clean: bool = False, suspicion: Suspicion = NO_SUSPICION
+    ) -> None:
         """Publish the writes and the commit point, all or nothing; returns when that is certain.
 
         Waits out broker failures (bounded by cancellation). Raises FencedError when another owner has the lane,
         LaneError when no waiting would help.
         """
         number = self._last.commit_number + 1
-        metadata = commit_metadata.encode(point, commit_number=number, owner=self._owner, clean=clean)
+        metadata = commit_metadata.encode(
+            point, commit_number=number, owner=self._owner, clean=clean, suspicion=suspicion
+        )
         position = OffsetCommit(self._partition, point.offset, metadata)
         hopeless = 0
         while True:

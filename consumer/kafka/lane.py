@@ -10,7 +10,7 @@ import enum
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 from consumer.core.model import Record
 from consumer.core.offsets import CommitPoint, OffsetMap
 from consumer.core.outcomes import Moment, Write
+from consumer.core.suspicion import NO_SUSPICION
 from consumer.dedup.store import DedupSlices
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
@@ -79,8 +80,14 @@ class Decided(Protocol):
     def dropped(self) -> None: ...
 
 
-Work = Callable[[Record], Awaitable[Decided]]
-"""Decides one event. Raises only what must stop the process."""
+class Work(Protocol):
+    """Decides events. Raises only what must stop the process."""
+
+    async def settle(self, record: Record) -> Decided: ...
+
+    async def condemn(self, record: Record) -> Decided:
+        """The outcome of an event that has ended the process each time it was tried."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,8 @@ class Lane:
         self._ready: deque[Decided] = deque()
         self._committing: list[Decided] = []
         self._events: asyncio.TaskGroup | None = None
+        self._suspicion = NO_SUSPICION
+        self._trial: Record | None = None
         self._wake = asyncio.Event()
         self._held = False
         self._hopeless = 0
@@ -189,15 +198,16 @@ class Lane:
         self.state = LaneState.OPENING
         served = False
         try:
-            point, slice_ = await self._parts.opens(self.partition, self._commits)
-            self._offsets, self._committed = OffsetMap(point), point
-            self._parts.slices.open(self.partition.partition, slice_)
+            opened = await self._parts.opens(self.partition, self._commits)
+            self._offsets, self._committed = OffsetMap(opened.point), opened.point
+            self._suspicion = opened.suspicion
+            self._parts.slices.open(self.partition.partition, opened.slice)
             try:
-                self._parts.host.begin(self.partition, point.offset)
+                self._parts.host.begin(self.partition, opened.point.offset)
                 served = True
                 await self._serve()
             finally:
-                self._parts.slices.close(self.partition.partition, slice_)
+                self._parts.slices.close(self.partition.partition, opened.slice)
         except BaseExceptionGroup as group:
             fenced, rest = group.split(FencedError)
             if rest is not None or fenced is None:
@@ -232,6 +242,7 @@ class Lane:
         for decided in (*self._committing, *self._ready):
             decided.dropped()
         self._committing, self._held = [], False
+        self._trial = None
         self._ready.clear()
         self._backlog.clear()
         if self._handover is not None and not self._handover.done():
@@ -246,21 +257,31 @@ class Lane:
             return
         limit = self._parts.settings.lane_in_flight
         while self._backlog and self._offsets.unsettled < limit and self._offsets.has_room():
+            suspect = self._suspicion.is_suspect(self._backlog[0].offset)
+            if suspect and self._offsets.unsettled:
+                break  # alone, so that a death names it
             record = self._backlog.popleft()
-            if self._offsets.give(record.offset):
-                self._events.create_task(self._settle(record))
+            if not self._offsets.give(record.offset):
+                continue
+            if self._suspicion.is_condemned(record.offset):
+                self._events.create_task(self._settle(self._parts.work.condemn(record)))
+            elif suspect:
+                self._trial = record
+                self._wake.set()
+            else:
+                self._events.create_task(self._settle(self._parts.work.settle(record)))
         if not self._backlog:
             self._parts.host.changed()
 
-    async def _settle(self, record: Record) -> None:
-        self._ready.append(await self._parts.work(record))
+    async def _settle(self, work: Awaitable[Decided]) -> None:
+        self._ready.append(await work)
         self._wake.set()
 
     # outcomes out
 
     async def _until_due(self) -> None:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
-        while not (self._ready or self._handover or self._is_idle_behind()):
+        while not (self._ready or self._handover or self._trial or self._is_idle_behind()):
             self._wake.clear()
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
@@ -279,9 +300,16 @@ class Lane:
         clean = handover is not None and not self._ready
         for decided in self._committing:
             self._offsets.settle(decided.offset)
-        point = self._offsets.commit_point()
-        await self._commits.commit([write for group in writes for write in group], point, clean=clean)
+        point, trial = self._offsets.commit_point(), self._trial
+        self._suspicion = self._suspicion.past(point.offset)
+        if trial is not None:
+            self._suspicion = self._suspicion.trying(trial.offset)
+        all_writes = [write for group in writes for write in group]
+        await self._commits.commit(all_writes, point, clean=clean, suspicion=self._suspicion)
         self._committed = point
+        if trial is not None and self._events is not None:
+            self._trial = None
+            self._events.create_task(self._settle(self._parts.work.settle(trial)))
         done, self._committing = self._committing, []
         for decided, its_writes in zip(done, writes, strict=True):
             decided.confirmed(its_writes)

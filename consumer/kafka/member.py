@@ -1,5 +1,6 @@
 """A member of the consumer group, put together: the consumer, its lanes, and what they need of Kafka."""
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,6 +34,7 @@ async def member(
     ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance.
     """
     kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
+    process = secrets.token_hex(3)
 
     def make_lane(partition: TopicPartition) -> Lane:
         producer = LaneProducer(
@@ -42,8 +44,14 @@ async def member(
             timeout_seconds=settings.transaction_timeout_ms / 1000,
             max_request_bytes=limit_bytes,
         )
-        still_assigned = lambda: intake.is_assigned(partition)  # noqa: E731 (one line, used once)
-        commits = LaneCommits(partition, settings.topics.dedup, producer, offsets, still_assigned=still_assigned)
+        commits = LaneCommits(
+            partition,
+            settings.topics.dedup,
+            producer,
+            offsets,
+            process=process,
+            still_assigned=lambda: intake.is_assigned(partition),
+        )
         return Lane(partition, commits, parts)
 
     async with _client(kafka, settings) as client:
@@ -54,6 +62,7 @@ async def member(
             settings.topics.dedup,
             settings.state_dir / "dedup",
             settings.start_at,
+            settings.lane_in_flight,
             intake.bounds,
             intake.is_assigned,
         )

@@ -5,7 +5,8 @@
 3. the committed offset and metadata are read: only now is that a stable read
 4. its dedup slice is restored until the sentinel has been read
 5. the partition must still be assigned
-6. it seeks, and takes records
+6. that it is open is committed, so that a death from now on is noticed
+7. it seeks, and takes records
 """
 
 import logging
@@ -18,6 +19,7 @@ from aiokafka.structs import TopicPartition
 
 from consumer.core.offsets import CommitPoint
 from consumer.core.outcomes import Write
+from consumer.core.suspicion import NO_SUSPICION, Suspicion
 from consumer.dedup.restore import STARTED_KEY, restore
 from consumer.dedup.store import DedupSlice
 from consumer.errors import FencedError, LaneError
@@ -40,24 +42,29 @@ class Opening:
     dedup_topic: str
     folder: Path
     start_at: str
+    in_flight: int
+    """Events that an owner works on at once at most."""
     bounds: Bounds
     is_assigned: Callable[[TopicPartition], bool]
 
-    async def open(self, partition: TopicPartition, commits: LaneCommits) -> tuple[CommitPoint, DedupSlice]:
-        """Steps 1 to 5; the seek is the caller's. Raises LaneError when the lane's state cannot be trusted."""
+    async def open(self, partition: TopicPartition, commits: LaneCommits) -> "Opened":
+        """Steps 1 to 6; the seek is the caller's. Raises LaneError when the lane's state cannot be trusted."""
         sentinel = await commits.take_over()
         last = await commits.read_last()
         slice_ = DedupSlice(self.folder)
         try:
             dedup = TopicPartition(self.dedup_topic, partition.partition)
             started = await restore(self.connection, dedup, sentinel, slice_)
-            point = await self._start(partition, last, commits, started=started)
+            point, suspicion = await self._start(partition, last, commits, started=started)
+            self._demand_assigned(partition)
+            marks = [] if started else [Write(self.dedup_topic, STARTED_KEY, None, partition.partition)]
+            await commits.commit(marks, point, suspicion=suspicion)
             self._demand_assigned(partition)
         except BaseException:
             slice_.close()
             raise
         log.info("lane_open %d at %d", partition.partition, point.offset)
-        return point, slice_
+        return Opened(point, suspicion, slice_)
 
     def _demand_assigned(self, partition: TopicPartition) -> None:
         if not self.is_assigned(partition):
@@ -65,7 +72,7 @@ class Opening:
 
     async def _start(
         self, partition: TopicPartition, last: LastCommit, commits: LaneCommits, *, started: bool
-    ) -> CommitPoint:
+    ) -> tuple[CommitPoint, Suspicion]:
         first, end = await self.bounds(partition)
         if last.offset is None:
             if started:
@@ -74,17 +81,42 @@ class Opening:
                     "worked on it: offsets expired or were deleted. Decide where to go on with "
                     "`kafka-consumer-groups.sh --reset-offsets`, then start again"
                 )
-            point = CommitPoint(first if self.start_at == "earliest" else end)
-            mark = Write(self.dedup_topic, STARTED_KEY, None, partition.partition)
-            await commits.commit([mark], point)
-            return point
+            return CommitPoint(first if self.start_at == "earliest" else end), NO_SUSPICION
         if last.offset < first:
             raise LaneError(
                 f"retention has deleted unheard events of {partition.topic}/{partition.partition}: committed "
                 f"{last.offset}, but the log begins at {first}. Raise retention.ms; to go on without them, use "
                 "`kafka-consumer-groups.sh --reset-offsets --to-earliest`"
             )
-        return CommitPoint(last.offset, last.metadata.settled)
+        point, suspicion = CommitPoint(last.offset, last.metadata.settled), last.metadata.suspicion
+        if commits.died(last.metadata):
+            suspicion = suspicion.after_death(point.offset, min(end, suspects_end(point, self.in_flight)))
+            log.warning("unclean_close of lane %d: death %d in a row", partition.partition, suspicion.deaths)
+        return point, suspicion
 
 
-Opens = Callable[[TopicPartition, LaneCommits], Awaitable[tuple[CommitPoint, DedupSlice]]]
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a lane starts with."""
+
+    point: CommitPoint
+    suspicion: Suspicion
+    slice: DedupSlice
+
+
+def suspects_end(point: CommitPoint, in_flight: int) -> int:
+    """One above the highest offset that may have been in flight, if so many unsettled ones were.
+
+    Counted twice over, since transaction markers take offsets too.
+    """
+    end, left, at = point.offset, 2 * in_flight, point.offset
+    for start, stop in (*point.settled, (1 << 62, 1 << 62)):
+        end = at + min(left, start - at)
+        left -= min(left, start - at)
+        if not left:
+            break
+        at = stop
+    return end
+
+
+Opens = Callable[[TopicPartition, LaneCommits], Awaitable[Opened]]

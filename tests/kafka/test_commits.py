@@ -49,6 +49,7 @@ def commits_of(settings: Settings, client: AIOKafkaClient, producer: LaneProduce
         settings.topics.dedup,
         producer,
         CommittedOffsets(client, settings.group_id),
+        process="us",
         still_assigned=lambda: True,
     )
 

@@ -7,6 +7,7 @@ import pytest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from consumer.core import commit_metadata
+from consumer.core.suspicion import NO_SUSPICION
 from consumer.dedup.restore import restore
 from consumer.errors import LaneError
 from consumer.kafka.lane import LaneState
@@ -253,6 +254,43 @@ async def test_the_dedup_slice_is_whole_before_records_are_taken(settings: Setti
         await member.until(lambda: len(work.confirmed) == 1)
 
     assert seen == [[None, b"{}", b"{}", b"{}"]]
+
+
+async def test_an_event_that_kills_the_process_each_time_is_condemned_and_its_neighbours_are_heard_once(
+    settings: Settings,
+) -> None:
+    publish(settings, b"a", b"killer", b"b", b"c")
+    deaths = 0
+    while await dies_of(settings, b"killer"):
+        deaths += 1
+        assert deaths < 10, "a crash loop"
+
+    assert deaths == 4, "twice in company, twice alone"
+    assert transcripts(settings) == [b"a", b"b", b"c", b"killer"]
+
+
+async def dies_of(settings: Settings, killer: bytes) -> bool:
+    """One life of a process that ends, without a word, as soon as it works on the killer; else it drains."""
+    work = ScriptedWork()
+    work.held = {killer}
+    async with joined(settings, work, drain=False) as member:
+        await member.until(
+            lambda: any(record.value == killer for record in work.given) or len(transcripts(settings)) == 4
+        )
+        return any(record.value == killer for record in work.given)
+
+
+async def test_a_process_that_is_fenced_and_opens_again_has_not_died(settings: Settings) -> None:
+    publish(settings, b"before")
+    async with joined(settings) as member:
+        await member.until(lambda: len(member.work.confirmed) == 1)
+        async with thief(settings):
+            publish(settings, b"after")
+            await member.until(lambda: len(member.work.dropped) == 1)
+        await member.until(lambda: len(member.work.confirmed) == 2)
+        found = await committed(settings)
+
+    assert commit_metadata.decode(found.metadata, found.offset or 0).suspicion == NO_SUSPICION
 
 
 async def test_a_clean_close_says_so_and_a_crash_does_not(settings: Settings) -> None:

@@ -51,14 +51,19 @@ class ScriptedWork:
         self.given: list[Record] = []
         self.confirmed: list[Record] = []
         self.dropped: list[Record] = []
+        self.condemned: list[Record] = []
         self.held: set[bytes] = set()
         self.output: Callable[[Record], bytes | None] = lambda record: record.value
         self._moved = asyncio.Event()
 
-    async def __call__(self, record: Record) -> Outcome:
+    async def settle(self, record: Record) -> Outcome:
         self.given.append(record)
         while record.value in self.held:
             await self._moved.wait()
+        return Outcome(record, self)
+
+    async def condemn(self, record: Record) -> Outcome:
+        self.condemned.append(record)
         return Outcome(record, self)
 
     def release(self, *values: bytes) -> None:

@@ -1,0 +1,50 @@
+"""What deaths of the process say about the events that were in flight: one that kills must not kill for ever.
+
+An ownership that ends without its last word was a death. After one, a lane goes on as usual. If it dies again before it
+has got past the events that were in flight then, they are under suspicion: each is tried alone, and named in a commit
+before it is. One that dies twice alone is condemned, and becomes a dead letter without being tried again.
+"""
+
+from dataclasses import dataclass, replace
+
+CAREFUL_AFTER_DEATHS = 2
+CONDEMNED_AFTER_TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """A lane's memory of deaths; travels in the commit metadata."""
+
+    deaths: int = 0
+    until: int = 0
+    """Events below this offset may be the killer."""
+    tried: int = -1
+    """The event that was tried alone last; -1: none."""
+    tries: int = 0
+
+    def after_death(self, offset: int, suspects_end: int) -> "Suspicion":
+        """The next owner's view of a lane that died with ``offset`` committed and nothing in flight from
+        ``suspects_end`` on.
+        """
+        known = self.deaths > 0 and self.until > offset
+        after = replace(self, deaths=self.deaths + 1, until=self.until if known else suspects_end)
+        return after.past(offset)
+
+    def is_suspect(self, offset: int) -> bool:
+        """Whether the event must be tried alone, and named before."""
+        return self.deaths >= CAREFUL_AFTER_DEATHS and offset < self.until
+
+    def is_condemned(self, offset: int) -> bool:
+        """Whether the event has killed alone, twice."""
+        return offset == self.tried and self.tries >= CONDEMNED_AFTER_TRIES
+
+    def trying(self, offset: int) -> "Suspicion":
+        """The event is about to be tried alone."""
+        return replace(self, tried=offset, tries=self.tries + 1 if offset == self.tried else 1)
+
+    def past(self, offset: int) -> "Suspicion":
+        """Everything below ``offset`` is settled."""
+        return NO_SUSPICION if offset >= self.until else self
+
+
+NO_SUSPICION = Suspicion()

@@ -1,0 +1,60 @@
+"""Deaths of the process, and what becomes of the events that were in flight then."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.suspicion import NO_SUSPICION, Suspicion
+
+
+def lives_until_settled(killers: set[int], events: int, in_flight: int) -> tuple[int, set[int]]:
+    """Play a partition to its end: how often the process died, and which events were condemned."""
+    suspicion, settled, condemned, deaths = NO_SUSPICION, set[int](), set[int](), 0
+    while len(settled) < events:
+        offset = min(set(range(events)) - settled)
+        suspicion = suspicion.past(offset)
+        batch = [event for event in range(offset, events) if event not in settled][:in_flight]
+        if suspicion.is_condemned(offset):
+            condemned.add(offset)
+            settled.add(offset)
+            continue
+        if suspicion.is_suspect(offset):
+            suspicion, batch = suspicion.trying(offset), [offset]
+        if killers & set(batch):
+            deaths += 1
+            assert deaths < 1000, "a crash loop"
+            suspicion = suspicion.after_death(offset, min(events, offset + in_flight))
+        else:
+            settled |= set(batch)
+    return deaths, condemned
+
+
+@given(
+    killers=st.sets(st.integers(0, 30), max_size=4), events=st.integers(31, 60), in_flight=st.sampled_from([1, 3, 20])
+)
+def test_exactly_the_killers_are_condemned_whatever_their_neighbours(
+    killers: set[int], events: int, in_flight: int
+) -> None:
+    deaths, condemned = lives_until_settled(killers, events, in_flight)
+
+    assert condemned == killers
+    assert deaths <= 4 * len(killers)
+
+
+def test_one_death_slows_nothing() -> None:
+    after = NO_SUSPICION.after_death(10, 30)
+
+    assert not any(after.is_suspect(offset) for offset in range(10, 40))
+
+
+def test_two_deaths_without_progress_make_suspects_of_what_was_in_flight_and_of_nothing_later() -> None:
+    after = NO_SUSPICION.after_death(10, 30).after_death(12, 90)
+
+    assert [offset for offset in range(10, 40) if after.is_suspect(offset)] == list(range(10, 30))
+
+
+def test_getting_past_the_suspects_forgets_the_deaths() -> None:
+    assert Suspicion(2, 30, 12, 1).past(30) == NO_SUSPICION
+
+
+def test_a_death_with_nothing_in_flight_is_no_suspicion() -> None:
+    assert NO_SUSPICION.after_death(10, 10) == NO_SUSPICION
