@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     """Longest wait of an outcome for company in its transaction: longer is cheaper, shorter is quicker."""
     commit_batch: PositiveInt = 500
     """Outcomes in one transaction at most."""
+    commit_stall_seconds: PositiveFloat = 300.0
+    """Outcomes in hand for so long without a commit: the lane opens anew, and the second time the process stops."""
     lane_in_flight: PositiveInt = 200
     """Events of one partition that are worked on at once; the partition pauses above it."""
 

@@ -60,6 +60,10 @@ class Host(Protocol):
         ...
 
 
+class StalledError(Exception):
+    """Outcomes were in hand and could not be committed for longer than the settings allow."""
+
+
 class Decided(Protocol):
     """An event's outcome: what to publish for it, and whom to tell how that went."""
 
@@ -124,6 +128,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._held = False
         self._hopeless = 0
+        self._stalls = 0
         self._handover: asyncio.Future[None] | None = None
 
     # what the consumer asks and says
@@ -209,12 +214,13 @@ class Lane:
             finally:
                 self._parts.slices.close(self.partition.partition, opened.slice)
         except BaseExceptionGroup as group:
-            fenced, rest = group.split(FencedError)
-            if rest is not None or fenced is None:
+            ended, rest = group.split((FencedError, StalledError))
+            if rest is not None or ended is None:
                 raise
-            log.warning("lane_fenced %d: %s", self.partition.partition, fenced.exceptions[0])
+            log.warning("lane_ended %d: %s", self.partition.partition, ended.exceptions[0])
+            self._note_stall(ended.exceptions[0])
         except FencedError as error:
-            log.warning("lane_fenced %d: %s", self.partition.partition, error)
+            log.warning("lane_ended %d: %s", self.partition.partition, error)
         except (KafkaError, DoubtfulError) as error:
             self._hopeless = 0 if error.retriable else self._hopeless + 1
             if self._hopeless >= HOPELESS_AFTER:
@@ -223,6 +229,11 @@ class Lane:
         finally:
             await self._let_go()
         return served
+
+    def _note_stall(self, error: BaseException) -> None:
+        self._stalls += isinstance(error, StalledError)
+        if self._stalls > 1:
+            raise LaneError(f"lane {self.partition.partition}: {error}; see to the brokers, then start again")
 
     async def _serve(self) -> None:
         async with asyncio.TaskGroup() as events:
@@ -304,9 +315,8 @@ class Lane:
         self._suspicion = self._suspicion.past(point.offset)
         if trial is not None:
             self._suspicion = self._suspicion.trying(trial.offset)
-        all_writes = [write for group in writes for write in group]
-        await self._commits.commit(all_writes, point, clean=clean, suspicion=self._suspicion)
-        self._committed = point
+        await self._commit([write for group in writes for write in group], point, clean=clean)
+        self._committed, self._stalls = point, 0
         if trial is not None and self._events is not None:
             self._trial = None
             self._events.create_task(self._settle(self._parts.work.settle(trial)))
@@ -317,6 +327,16 @@ class Lane:
             self._handover = None
             if not handover.done():
                 handover.set_result(None)
+
+    async def _commit(self, writes: list[Write], point: CommitPoint, *, clean: bool) -> None:
+        stall_seconds = self._parts.settings.commit_stall_seconds
+        try:
+            async with asyncio.timeout(stall_seconds) as scope:
+                await self._commits.commit(writes, point, clean=clean, suspicion=self._suspicion)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise StalledError(f"nothing could be committed for {stall_seconds:g} s") from error
 
     async def _write_out(self) -> list[list[Write]]:
         settings, size_bytes = self._parts.settings, 0

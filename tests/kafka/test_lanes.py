@@ -7,10 +7,12 @@ import pytest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from consumer.core import commit_metadata
+from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION
 from consumer.dedup.restore import restore
 from consumer.errors import LaneError
 from consumer.kafka.lane import LaneState
+from consumer.kafka.transaction import LaneProducer, OffsetCommit
 from consumer.settings import Settings
 from schemas.topics import Topics
 from tests.support.kafka import Written, read_topic, write_records
@@ -291,6 +293,29 @@ async def test_a_process_that_is_fenced_and_opens_again_has_not_died(settings: S
         found = await committed(settings)
 
     assert commit_metadata.decode(found.metadata, found.offset or 0).suspicion == NO_SUSPICION
+
+
+async def test_a_lane_that_cannot_commit_opens_anew_once_and_then_stops_the_process(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, stalled = LaneProducer.commit, list[LaneProducer]()
+
+    async def stalls(producer: LaneProducer, writes: list[Write], position: OffsetCommit | None) -> list[int]:
+        if any(write.topic == settings.topics.transcripts for write in writes):
+            stalled.append(producer)
+            await asyncio.Event().wait()
+        return await commit(producer, writes, position)
+
+    monkeypatch.setattr(LaneProducer, "commit", stalls)
+    publish(settings, b"event")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with joined(settings.model_copy(update={"commit_stall_seconds": 0.3}), drain=False) as member:
+            await member.until(lambda: False)
+
+    assert caught.group_contains(LaneError, match="nothing could be committed")
+    assert len(stalled) == 2
+    assert transcripts(settings) == []
 
 
 async def test_a_clean_close_says_so_and_a_crash_does_not(settings: Settings) -> None:
