@@ -14,6 +14,7 @@ import platform
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def publish(settings: Settings, recordings: list[tuple[Path, str]], events: int)
     )
 
 
+def wait_for(true: Callable[[], bool]) -> None:
+    """Look again and again; for a thread."""
+    while not true():
+        time.sleep(0.05)
+
+
 async def measure(settings: Settings, events: int, processes: int) -> float:
     """Seconds from the first lane's opening until the group has committed everything."""
     consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": settings.group_id})
@@ -69,8 +76,9 @@ async def measure(settings: Settings, events: int, processes: int) -> float:
         ]
         await services[0].until_log("lane_open")
         started = time.monotonic()
-        while any(row.offset < ends[row.partition] for row in await asyncio.to_thread(consumer.committed, rows, 10)):
-            await asyncio.sleep(0.05)  # noqa: ASYNC110 (Kafka tells nobody of commits)
+        await asyncio.to_thread(
+            wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
+        )
         seconds = time.monotonic() - started
         for service in services:
             await service.stop()
