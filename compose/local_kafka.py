@@ -91,9 +91,9 @@ class LocalKafka:
         self.stop()
 
     def start(self, node: int | None = None) -> None:
-        """Start a node that is down (its port stays), or all; returns when every running node sees all the others.
+        """Start what is down: the node of that number (from 1), or every node; ports stay as they are.
 
-        Raises LocalKafkaError.
+        Returns when every running node sees all the others. Raises LocalKafkaError.
         """
         chosen = [found for found in self._nodes if node in (None, found.number)]
         self._format([found for found in chosen if not found.is_formatted])
@@ -216,11 +216,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="data folder; an earlier one is taken up again")
     parser.add_argument("--port", type=int, help="port of the first broker; absent: a free one")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell that starts this with & has SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         with LocalKafka(given.data, given.nodes, port=given.port) as kafka:
             print(kafka.bootstrap_servers, flush=True)
-            signal.pause()
+            while True:  # signal.pause() would sleep through a signal that came just before it
+                time.sleep(1.0)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 

@@ -9,30 +9,28 @@ import asyncio
 import errno
 import logging
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
 from consumer.core.model import Record, Recording, Wish
-from consumer.core.outcomes import DeadLettered, DedupWrite, Moment, Moved, Settlement, Transcribed, Write
+from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed
 from consumer.core.quality import word_errors
-from consumer.dedup.single_flight import Flight, Landing, Result, SingleFlight
-from consumer.dedup.store import DedupSlices
+from consumer.dedup.single_flight import Flight, Landing, Result
 from consumer.errors import EarwitnessError, EventError, ReasonedError, ServiceError
 from consumer.settings import Settings
+from consumer.settled import Memory, Settled, dead_lettered, describe
 from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
 from schemas.codes import Reason, Route, WarningCode
 from schemas.models import AudioEvent, Recognised, WordErrors, utc_now
-from schemas.topics import Topics, digest_partition
+from schemas.topics import digest_partition
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _MOVE_HEADROOM_BYTES = 1024
 """What moving adds to a record at most: the key and two headers."""
@@ -44,51 +42,6 @@ class Recognises(Protocol):
     def language_of(self, wish: Wish) -> str | None: ...
 
     async def transcribe(self, recording: Recording, wish: Wish) -> Result: ...
-
-
-@dataclass(slots=True)
-class Settled:
-    """A decided outcome on its way into a transaction; the lane says how that ended."""
-
-    outcome: Settlement
-    flight: Flight | None
-    """The recognition that this outcome answers for."""
-    span: EventSpan
-    since: float
-    """When it was decided, on the service's monotonic clock."""
-    pipeline: "Pipeline"
-
-    @property
-    def offset(self) -> int:
-        """The input record's."""
-        return self.outcome.notes.record.offset
-
-    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
-        """What to publish; one call. What cannot be written becomes a dead letter: it must not stop the lane."""
-        try:
-            return self.outcome.writes(topics, moment, limit_bytes)
-        except Exception as error:
-            log.exception("unwritable_outcome of offset %d", self.offset)
-            self.release()
-            told = EventError(Reason.POISON, f"the outcome could not be written ({type(error).__name__})")
-            self.outcome = _dead(self.outcome.notes, told)
-            return self.outcome.writes(topics, moment, limit_bytes)
-
-    def confirmed(self, writes: list[Write]) -> None:
-        """The transaction is committed."""
-        self.pipeline.confirmed(self, writes)
-
-    def dropped(self) -> None:
-        """The lane went before the transaction was known to be committed."""
-        self.span.note(dropped=True)
-        self.span.end()
-        self.release()
-
-    def release(self) -> None:
-        """Whoever comes next answers for the recognition."""
-        if self.flight is not None:
-            self.pipeline.flights.dropped(self.flight)
-            self.flight = None
 
 
 @dataclass(slots=True)
@@ -113,21 +66,17 @@ class Pipeline:
         recordings: Recordings,
         engine: Recognises,
         fingerprint: Callable[[str | None], str],
-        slices: DedupSlices,
-        flights: SingleFlight,
+        memory: Memory,
         tracing: Tracing,
         partitions: Callable[[], int],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._recordings = recordings
         self._engine = engine
         self._fingerprint = fingerprint
-        self._slices = slices
-        self.flights = flights
+        self._memory = memory
         self._tracing = tracing
         self._partitions = partitions
-        self._clock = clock
 
     async def settle(self, record: Record) -> Settled:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
@@ -140,7 +89,7 @@ class Pipeline:
         except ContractError as error:
             outcome = DeadLettered(notes, error.reason, error.detail, error.event_id, error.tenant)
         except ReasonedError as error:
-            outcome = _dead(notes, error)
+            outcome = dead_lettered(notes, error)
         except EarwitnessError:
             raise
         except asyncio.CancelledError:
@@ -151,9 +100,11 @@ class Pipeline:
             if _is_the_machines(error):
                 raise ServiceError(f"this machine fails the service ({error!r}): see to its disk and memory") from error
             log.exception("unexpected_error at %s/%d/%d", record.topic, record.partition, record.offset)
-            outcome = _dead(notes, EventError(Reason.POISON, f"unexpected {type(error).__name__}; the log has more"))
-        _describe(span, outcome)
-        return Settled(outcome, flight, span, self._clock(), self)
+            outcome = dead_lettered(
+                notes, EventError(Reason.POISON, f"unexpected {type(error).__name__}; the log has more")
+            )
+        describe(span, outcome)
+        return Settled(outcome, flight, span, self._memory.clock(), self._memory)
 
     async def condemn(self, record: Record) -> Settled:
         """The outcome of an event that has ended the service each time it was tried: nothing of it is tried again."""
@@ -162,22 +113,9 @@ class Pipeline:
         with suppress(ContractError):
             notes.event = decode_event(record.value)
         detail = "it ended the service process each time it was worked on; look into the service's log before a replay"
-        outcome = _dead(notes, EventError(Reason.POISON, detail))
-        _describe(span, outcome)
-        return Settled(outcome, None, span, self._clock(), self)
-
-    def confirmed(self, settled: Settled, writes: list[Write]) -> None:
-        """The outcome is committed: from now on others may know its dedup entry."""
-        settled.span.stage_before("commit", self._clock() - settled.since)
-        settled.span.end()
-        outcome = settled.outcome
-        if isinstance(outcome, Transcribed) and outcome.dedup is not None:
-            entry = next(write for write in writes if write.topic == self._settings.topics.dedup)
-            assert entry.key is not None
-            assert entry.value is not None
-            self._slices.put(outcome.dedup.partition, entry.key, entry.value)
-            if settled.flight is not None:
-                self.flights.confirmed(outcome.dedup.key, settled.flight)
+        outcome = dead_lettered(notes, EventError(Reason.POISON, detail))
+        describe(span, outcome)
+        return Settled(outcome, None, span, self._memory.clock(), self._memory)
 
     def _set_out(self, notes: Notes, span: EventSpan) -> _Journey:
         record, limit_bytes = notes.record, self._settings.max_event_bytes
@@ -193,7 +131,7 @@ class Pipeline:
         deadline = None
         if event.deadline_seconds is not None:
             left_seconds = event.deadline_seconds - (utc_now() - notes.published_at).total_seconds()
-            deadline = self._clock() + left_seconds
+            deadline = self._memory.clock() + left_seconds
             if left_seconds <= 0:
                 due = notes.published_at + timedelta(seconds=event.deadline_seconds)
                 raise _too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
@@ -216,7 +154,7 @@ class Pipeline:
                 _warn(journey, WarningCode.DIGEST_CHANGED)
 
     async def _digest(self, journey: _Journey) -> str:
-        known, _ = known_digest(journey.notes.record, journey.event, journey.moves)
+        known = known_digest(journey.notes.record, journey.event, journey.moves)
         if known is not None and self._settings.dedup_scope == "tenant":
             return known
         # without a digest; or where tenants share results, and a hit must be earned by having the bytes
@@ -242,11 +180,11 @@ class Pipeline:
         try:
             return await self._first_heard(journey, landing, DedupWrite(key, owner)), landing.flight
         except BaseException:
-            self.flights.dropped(landing.flight)
+            self._memory.flights.dropped(landing.flight)
             raise
 
     def _remembered(self, owner: int, key: str) -> Recognised | None:
-        value = self._slices.get(owner, key.encode())
+        value = self._memory.slices.get(owner, key.encode())
         if value is None:
             return None
         try:
@@ -258,12 +196,14 @@ class Pipeline:
     async def _land(self, journey: _Journey, key: str, lead: Callable[[], Awaitable[Result]]) -> Landing:
         deadline = journey.wish.deadline
         try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - self._clock())) as scope:
-                return await self.flights.join(key, lead)
+            async with asyncio.timeout(
+                None if deadline is None else max(0.0, deadline - self._memory.clock())
+            ) as scope:
+                return await self._memory.flights.join(key, lead)
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            self.flights.abandon(key)
+            self._memory.flights.abandon(key)
             raise _too_late("the deadline passed while the recording was being heard") from error
 
     async def _hear(self, journey: _Journey, digest: str) -> Result:
@@ -323,29 +263,3 @@ def _too_late(detail: str) -> EventError:
 def _warn(journey: _Journey, code: WarningCode) -> None:
     if code not in journey.notes.warnings:
         journey.notes.warnings.append(code)
-
-
-def _dead(notes: Notes, error: ReasonedError) -> DeadLettered:
-    notes.attempts = [*notes.attempts, *error.attempts]
-    event = notes.event
-    return DeadLettered(
-        notes,
-        error.reason,
-        error.detail,
-        event.event_id if event is not None else None,
-        event.tenant if event is not None else None,
-    )
-
-
-def _describe(span: EventSpan, outcome: Settlement) -> None:
-    event = outcome.notes.event
-    if event is not None:
-        span.note(event_id=event.event_id, tenant=event.tenant)
-    match outcome:
-        case Transcribed():
-            span.note(outcome="transcribed", route=outcome.route, cached=outcome.cached)
-        case DeadLettered():
-            span.note(outcome="dead_lettered")
-            span.failed(outcome.reason, outcome.detail)
-        case Moved():
-            span.note(outcome="moved", moved_to_partition=outcome.partition)

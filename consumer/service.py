@@ -21,10 +21,11 @@ from consumer.engines.hybrid import HybridEngine
 from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
 from consumer.kafka.intake import Intake
-from consumer.kafka.lane import Work
+from consumer.kafka.lane_parts import Work
 from consumer.kafka.member import member
 from consumer.pipeline import Pipeline
 from consumer.settings import Settings
+from consumer.settled import Memory
 from consumer.telemetry.export import exporting
 from consumer.telemetry.spans import Tracing
 
@@ -82,6 +83,7 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
     slices = DedupSlices()
     async with asyncio.TaskGroup() as tasks:
         flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds)
+        memory = Memory(flights, slices, clock)
 
         def make_work(intake: Intake) -> Work:
             return Pipeline(
@@ -89,11 +91,9 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
                 recordings=recordings,
                 engine=engine,
                 fingerprint=profile_of(settings),
-                slices=slices,
-                flights=flights,
+                memory=memory,
                 tracing=Tracing(settings.group_id),
                 partitions=intake.partitions,
-                clock=clock,
             )
 
         try:

@@ -6,10 +6,20 @@ Standard names stay standard: ``OPENAI_API_KEY``, ``OPENAI_BASE_URL``, ``OTEL_*`
 """
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,12 +31,27 @@ from pydantic_settings import (
 from schemas.topics import Topics
 
 PREFIX = "EARWITNESS_"
+_SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
+"""``host:port`` or ``[IPv6]:port``; without a port, Kafka's own."""
 
 
 def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _servers(value: str) -> str:
+    servers = _split(value)
+    for server in servers:
+        found = _SERVER.fullmatch(server)
+        if found is None or not 0 < int(found[1] or 9092) < 65_536:
+            raise ValueError(f"{server!r} is not host:port, as in localhost:9092")
+    if not servers:
+        raise ValueError("names no broker; give host:port, as in localhost:9092")
+    return ",".join(servers)
+
+
+Servers = Annotated[str, AfterValidator(_servers)]
+"""Brokers, `host:port`, comma-separated."""
 Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list; in the environment comma-separated."""
 
@@ -37,7 +62,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     # Kafka
-    kafka_bootstrap_servers: str = "localhost:9092"
+    kafka_bootstrap_servers: Servers = "localhost:9092"
     """Brokers to ask first, `host:port`, comma-separated."""
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """librdkafka's `security.protocol`."""
@@ -183,6 +208,22 @@ class Settings(BaseSettings):
     """`auto`: text on a terminal, JSON elsewhere."""
 
     _toml: ClassVar[Path | None] = None
+
+    @model_validator(mode="after")
+    def _times_fit_together(self) -> Self:
+        if 3 * self.heartbeat_interval_ms > self.session_timeout_ms:
+            raise ValueError(
+                f"heartbeat_interval_ms ({self.heartbeat_interval_ms}) is more than a third of session_timeout_ms "
+                f"({self.session_timeout_ms}): two lost heartbeats would cost the partitions; lower the first, or "
+                "raise the second"
+            )
+        if 1000 * self.revoke_drain_seconds >= self.rebalance_timeout_ms:
+            raise ValueError(
+                f"revoke_drain_seconds ({self.revoke_drain_seconds:g}) is not below rebalance_timeout_ms "
+                f"({self.rebalance_timeout_ms}): the group would go on without this process; lower the first, or "
+                "raise the second"
+            )
+        return self
 
     @property
     def topics(self) -> Topics:

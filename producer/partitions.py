@@ -13,8 +13,14 @@ from producer.errors import PublishError
 async def partition_counts(
     connection: Mapping[str, Any], topics: Iterable[str], *, timeout_seconds: float
 ) -> dict[str, int]:
-    """How many partitions each topic has. Raises PublishError if one is missing or no broker answers."""
-    client = AIOKafkaClient(**connection)
+    """How many partitions each topic has.
+
+    Raises PublishError if one is missing, no broker answers, or the connection cannot be as it is given.
+    """
+    try:
+        client = AIOKafkaClient(**connection)
+    except ValueError as error:  # an address, or TLS and SASL that do not fit together
+        raise PublishError(f"cannot connect to {connection['bootstrap_servers']!r}: {error}") from error
     try:
         async with asyncio.timeout(timeout_seconds):
             await client.bootstrap()

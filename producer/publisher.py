@@ -1,6 +1,6 @@
 """The Publisher: one call from a recording's address to an audio event on its topic.
 
-    async with Publisher(bootstrap_servers="localhost:9092") as publisher:
+    async with Publisher("localhost:9092") as publisher:
         receipt = await publisher.publish("meeting.wav", language="en")
 
 Local files are hashed, so that equal recordings meet in one partition and are heard once.
@@ -55,8 +55,8 @@ class Publisher:
 
     def __init__(
         self,
-        *,
         bootstrap_servers: str = "localhost:9092",
+        *,
         topic_prefix: str = "audio",
         hash_files: bool = True,
         max_event_bytes: int = MAX_EVENT_BYTES,

@@ -1,6 +1,6 @@
 """Waits for what becomes of events: their transcripts or dead letters.
 
-async with Results(bootstrap_servers="localhost:9092") as results:   # before publishing
+async with Results("localhost:9092") as results:   # before publishing
     results.expect(event_id)
     ...publish...
     results.no_more()
@@ -29,7 +29,7 @@ class Results:
     """Reads committed outcomes from the ends of their topics on, as they were when the block was entered."""
 
     def __init__(
-        self, *, bootstrap_servers: str = "localhost:9092", topic_prefix: str = "audio", **connection: Any
+        self, bootstrap_servers: str = "localhost:9092", *, topic_prefix: str = "audio", **connection: Any
     ) -> None:
         self._connection = {"bootstrap_servers": bootstrap_servers, **connection}
         self._topics = Topics(topic_prefix)

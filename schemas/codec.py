@@ -38,7 +38,8 @@ def decode_event(value: bytes | None) -> AudioEvent:
     except orjson.JSONDecodeError as error:
         raise ContractError(Reason.INVALID_JSON, f"the value is not JSON: {error}; publish an AudioEvent") from error
     if not isinstance(data, dict):
-        raise ContractError(Reason.INVALID_EVENT, f"the value is a JSON {type(data).__name__}, not an object")
+        said = f"the value is JSON, but {_kind(data)} and not an object; publish an AudioEvent"
+        raise ContractError(Reason.INVALID_EVENT, said)
     event_id, tenant = _readable(data.get("event_id")), _readable(data.get("tenant"))
     version = data.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION or isinstance(version, bool):
@@ -52,6 +53,11 @@ def decode_event(value: bytes | None) -> AudioEvent:
         return AudioEvent.model_validate(data)
     except ValidationError as error:
         raise ContractError(Reason.INVALID_EVENT, _first_fault(error), event_id=event_id, tenant=tenant) from error
+
+
+def _kind(data: Any) -> str:
+    kinds = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(data), "a number")
 
 
 def _readable(value: Any) -> str | None:

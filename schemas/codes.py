@@ -17,6 +17,7 @@ class Reason(StrEnum):
     UNSUPPORTED_VERSION = "unsupported_version"
     URI_NOT_ALLOWED = "uri_not_allowed"
     NOT_FOUND = "not_found"
+    NOT_A_FILE = "not_a_file"
     ACCESS_DENIED = "access_denied"
     FETCH_FAILED = "fetch_failed"
     FETCH_TIMEOUT = "fetch_timeout"

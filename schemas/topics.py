@@ -40,6 +40,11 @@ class Topics:
     def dead_letters(self) -> str:
         return f"{self.prefix}.dead-letters"
 
+    @property
+    def review(self) -> str:
+        """Which dead letters were handled: kept by whoever reviews them, made when the first one is."""
+        return f"{self.prefix}.review"
+
     def specs(self, partitions: int, max_event_bytes: int) -> list[TopicSpec]:
         """The topics that the service needs, with the settings that its promises rest on.
 

@@ -56,8 +56,8 @@ class Fetcher:
         """The recording at an address, leased for the length of the block.
 
         Waits for a free slot and for room in the spool; ``fetch_timeout_seconds`` counts from then.
-        Raises EventError: ``uri_not_allowed``, ``not_found``, ``access_denied``, ``too_large``, ``empty``,
-        ``fetch_failed``; TransientError: ``fetch_timeout``, ``fetch_failed``.
+        Raises EventError: ``uri_not_allowed``, ``not_found``, ``not_a_file``, ``access_denied``, ``too_large``,
+        ``empty``, ``fetch_failed``; TransientError: ``fetch_timeout``, ``fetch_failed``.
         """
         with contextlib.ExitStack() as held:
             async with self._slots:

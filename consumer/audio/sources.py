@@ -136,7 +136,8 @@ def _open_file(allow: AllowList, uri: str) -> BinaryIO:
 
 def _demand_regular(mode: int, address: Address) -> None:
     if not stat.S_ISREG(mode):
-        raise EventError(Reason.FETCH_FAILED, f"{address.shown} is not a regular file but a folder, pipe or device")
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise EventError(Reason.NOT_A_FILE, f"{address.shown} is {what}; publish one event for each recording's file")
 
 
 def _refuse(response: httpx2.Response, address: Address, limit_bytes: int) -> None:

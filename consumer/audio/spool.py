@@ -61,9 +61,13 @@ class Spool:
         return self._used_bytes + sum(part.size_bytes for part in self._open_parts)
 
     def open(self) -> None:
-        """Take the folder and empty it. Raises ServiceError if another process has it."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        """Take the folder and empty it. Raises ServiceError if another process has it, or if it cannot be used."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            detail = f"{self._folder} cannot be used: {error.strerror}"
+            raise ServiceError(f"{detail}; set state_dir to a folder that this service may write to") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -35,8 +35,7 @@ def settings_of(ctx: typer.Context, **flags: object) -> Settings:
     try:
         return Settings(**chosen)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)]
-        raise typer.BadParameter("; ".join(faults), param_hint="settings") from error
+        raise typer.BadParameter("; ".join(_faults(error)), param_hint="settings") from error
     except tomllib.TOMLDecodeError as error:
         raise typer.BadParameter(f"{named}: {error}", param_hint="settings") from error
     except SettingsError as error:
@@ -66,6 +65,12 @@ def unknown_variables() -> list[str]:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}CONFIG"}
     strange = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
     return [f"{name} is no setting{_did_you_mean(name.removeprefix(PREFIX).lower())}" for name in strange]
+
+
+def _faults(error: ValidationError) -> list[str]:
+    """What is wrong with each setting; faults between two settings name them in their own words."""
+    faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors(include_input=False)]
+    return [": ".join(filter(None, (name, said.removeprefix("Value error, ")))) for name, said in faults]
 
 
 def _did_you_mean(name: str) -> str:

@@ -58,12 +58,15 @@ def transcribe(
 
     set_up_logs(settings)
     with tempfile.TemporaryDirectory(prefix="earwitness-") as folder, show:
-        asyncio.run(_transcribe(settings.model_copy(update={"state_dir": Path(folder)}), wanted, show))
+        # before anything is loaded: a mistyped name is told in no time
+        there = [place for place, (_, uri) in enumerate(wanted) if not _is_missing(uri, place, show)]
+        if there:
+            asyncio.run(_transcribe(settings.model_copy(update={"state_dir": Path(folder)}), wanted, there, show))
     show.conclude()
 
 
 def _uris(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What was asked for, as it is shown and as it is fetched; a missing file is told when its turn comes."""
+    """What was asked for, as it is shown and as it is fetched."""
     from producer.walk import is_address, recordings
 
     for source in sources:
@@ -97,7 +100,18 @@ def _is_plain(uri: str) -> bool:
     return True
 
 
-async def _transcribe(settings: "Settings", wanted: list[tuple[str, str]], show: "_Show") -> None:
+def _is_missing(uri: str, place: int, show: "_Show") -> bool:
+    """Whether this is a local file that is not there, which is then told."""
+    from consumer.audio.allow import parse
+    from schemas.codes import Reason
+
+    if not _is_plain(uri) or (address := parse(uri)).scheme != "file" or Path(address.path).exists():
+        return False
+    show.failed(place, EventError(Reason.NOT_FOUND, f"{address.shown} does not exist"))
+    return True
+
+
+async def _transcribe(settings: "Settings", wanted: list[tuple[str, str]], places: list[int], show: "_Show") -> None:
     from consumer.service import hearing
 
     room = asyncio.Semaphore(settings.lane_in_flight)
@@ -118,7 +132,7 @@ async def _transcribe(settings: "Settings", wanted: list[tuple[str, str]], show:
                 else:
                     show.heard(place, *result)
 
-        for place in range(len(wanted)):
+        for place in places:
             tasks.create_task(one(place))
 
 

@@ -11,7 +11,6 @@ from schemas.models import Attempt, AudioEvent
 MOVES_LIMIT = 2
 """An event that was moved so often is served where it is: somebody disagrees about who owns its digest."""
 
-
 _LATEST_MS = 253_402_300_799_000
 """The last second of the year 9999."""
 _OFFSET_DIGITS = 19
@@ -66,17 +65,17 @@ def parse_origin(text: str) -> tuple[str, int, int] | None:
     return None
 
 
-def known_digest(record: Record, event: AudioEvent, moves: Moves) -> tuple[str | None, bool]:
-    """The digest that the event is filed under, and whether its sender claims it.
+def known_digest(record: Record, event: AudioEvent, moves: Moves) -> str | None:
+    """The digest that the event is filed under; None if its bytes must tell.
 
     A moved event without a claim carries the digest that this service computed as its key.
     """
     if event.sha256 is not None:
-        return event.sha256, True
+        return event.sha256
     key = record.key or b""
     if moves.count and len(key) == 64 and not set(key) - set(b"0123456789abcdef"):
-        return key.decode("ascii"), False
-    return None, False
+        return key.decode("ascii")
+    return None
 
 
 def dedup_key(scope: str, digest: str, fingerprint: str) -> str:

@@ -9,17 +9,27 @@ from aiokafka.structs import TopicPartition
 
 from consumer.dedup.store import DedupSlice
 
-SENTINEL_KEY = b"!lane"
-"""Tombstone that a lane writes when it opens: where it is read back, the slice is whole."""
-STARTED_KEY = b"!started"
-"""Tombstone for a partition whose lane has committed an offset: from then on a missing offset is a loss. Written again
-at each opening, so that compaction forgets it no sooner than Kafka forgets the offsets of a group that is gone."""
+
+def sentinel_key(group_id: str) -> bytes:
+    """Of the tombstone that a lane writes when it opens: where it is read back, the slice is whole."""
+    return f"!lane/{group_id}".encode()
 
 
-async def restore(connection: Mapping[str, Any], partition: TopicPartition, until: int, into: DedupSlice) -> bool:
+def started_key(group_id: str) -> bytes:
+    """Of the tombstone for a partition whose offset this group has committed: from then on a missing one is a loss.
+
+    Written again at each opening, so that compaction forgets it no sooner than Kafka forgets the offsets of a group
+    that is gone. Another group on the same topics starts where its own settings say.
+    """
+    return f"!started/{group_id}".encode()
+
+
+async def restore(
+    connection: Mapping[str, Any], partition: TopicPartition, until: int, into: DedupSlice, *, group_id: str
+) -> bool:
     """Read everything committed up to and with offset ``until``; no timer decides where the end is.
 
-    Returns whether the partition's lane had been started before. Waits out broker failures; bounded by cancellation.
+    Returns whether this group had started on the partition before. Waits out broker failures; bounded by cancellation.
     """
     started = False
     consumer = AIOKafkaConsumer(
@@ -38,7 +48,7 @@ async def restore(connection: Mapping[str, Any], partition: TopicPartition, unti
         while reached < until:
             records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
             entries = [(record.key, record.value) for record in records if record.key is not None]
-            started = started or any(key == STARTED_KEY for key, _ in entries)
+            started = started or any(key == started_key(group_id) for key, _ in entries)
             # thousands at a time: not on the event loop
             await asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
             if records:

@@ -5,38 +5,39 @@ here outlives the lane, so nothing here can be stale.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from consumer.errors import ServiceError
+
 
 class DedupSlice:
-    """One partition's entries: key to value, both as they are on the topic."""
+    """One partition's entries: key to value, both as they are on the topic.
+
+    Raises ServiceError when the disk fails it: without its memory a lane would pay twice.
+    """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=folder, prefix="dedup-", suffix=".sqlite", delete=False) as file:
-            path = Path(file.name)
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # scratch: it is rebuilt from the topic, so no write need survive a crash
-        self._database.execute("PRAGMA journal_mode=OFF")
-        self._database.execute("PRAGMA synchronous=OFF")
-        self._database.execute("CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
-        path.unlink()  # it lives as long as it is open, so that no crash leaves it behind
+        with _on_disk():
+            self._database = _scratch_database(folder)
 
     def apply(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take records over in the topic's order; a null value forgets its key."""
-        self._database.execute("BEGIN")
-        for key, value in records:
-            if value is None:
-                self._database.execute("DELETE FROM entries WHERE key = ?", (key,))
-            else:
-                self._database.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, value))
-        self._database.execute("COMMIT")
+        with _on_disk():
+            self._database.execute("BEGIN")
+            for key, value in records:
+                if value is None:
+                    self._database.execute("DELETE FROM entries WHERE key = ?", (key,))
+                else:
+                    self._database.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, value))
+            self._database.execute("COMMIT")
 
     def get(self, key: bytes) -> bytes | None:
         """The entry's value, if the partition has heard this before."""
-        row = self._database.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
+        with _on_disk():
+            row = self._database.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
     def __len__(self) -> int:
@@ -45,6 +46,29 @@ class DedupSlice:
     def close(self) -> None:
         """Forget everything."""
         self._database.close()
+
+
+def _scratch_database(folder: Path) -> sqlite3.Connection:
+    folder.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=folder, prefix="dedup-", suffix=".sqlite", delete=False) as file:
+        path = Path(file.name)
+    try:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # scratch: it is rebuilt from the topic, so no write need survive a crash
+        database.execute("PRAGMA journal_mode=OFF")
+        database.execute("PRAGMA synchronous=OFF")
+        database.execute("CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+    finally:
+        path.unlink()  # it lives as long as it is open, so that no crash leaves it behind
+    return database
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise ServiceError(f"the dedup slice cannot be kept ({error}): see to the disk of state_dir") from error
 
 
 class DedupSlices:

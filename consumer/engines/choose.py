@@ -1,6 +1,7 @@
 """Which engines the settings ask for, and what of them decides the text."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from consumer.core.event import fingerprint
 from consumer.core.model import Engine
@@ -8,11 +9,15 @@ from consumer.engines.hybrid import HybridEngine
 from consumer.engines.local import LocalEngine
 from consumer.engines.openai_api import OpenAIEngine
 from consumer.engines.simulated import SimulatedEngine
+from consumer.errors import ServiceError
 from consumer.settings import Settings
 
 
 def choose_engine(settings: Settings) -> HybridEngine:
-    """The configured engine, with the API behind it if the settings say so; not started yet."""
+    """The configured engine, with the API behind it if the settings say so; not started yet.
+
+    Raises ServiceError for a model that is a folder's path where no folder is.
+    """
     primary: Engine
     match settings.engine:
         case "simulated":
@@ -20,9 +25,20 @@ def choose_engine(settings: Settings) -> HybridEngine:
         case "openai":
             primary = OpenAIEngine(settings)
         case _:
+            _demand_model(settings.model)
             primary = LocalEngine(settings)
     fallback = OpenAIEngine(settings) if settings.fallback == "openai" and settings.engine != "openai" else None
     return HybridEngine(primary, fallback, settings)
+
+
+def _demand_model(model: str) -> None:
+    # a hub id has one slash at most; the hub would only complain of the id's form
+    is_path = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if is_path and not Path(model).is_dir():
+        raise ServiceError(
+            f"model {model}: there is no such folder; set model to a folder that holds the model's files (absolute, or "
+            "as seen from where the service is started), or to a hub id such as facebook/wav2vec2-large-960h"
+        )
 
 
 def profile_of(settings: Settings) -> Callable[[str | None], str]:

@@ -6,7 +6,7 @@ This process imports no torch: models live in ``consumer.workers.engine_child``,
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ CPU_BATCH_AUDIO_SECONDS = 40.0
 behind them waits for all of it."""
 
 _SILENCE_BLOCK = 1 << 20
+_LANGUAGES_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ class LocalEngine:
         if languages is not None and code not in languages:
             raise EventError(
                 Reason.UNSUPPORTED_LANGUAGE,
-                f"{self.ref.model} does not know the language {wished!r}; it knows {', '.join(languages[:10])}",
+                f"the model of engine {self.ref.name} does not know the language {wished!r}, only {_some(languages)}; "
+                "publish the event without a language, or to a service with another model",
             )
         return code
 
@@ -129,7 +131,7 @@ class LocalEngine:
                 starts = [group.create_task(child.start()) for child in self._children]
         except ExceptionGroup as failures:
             await self._stop_children()
-            raise failures.exceptions[0] from failures
+            raise self._cannot_start(failures.exceptions[0]) from failures
         told = starts[0].result()
         limits = _limits(self._settings, told["device"])
         dispatcher: Dispatcher[ChunkAsk, HeardChunk] = Dispatcher(
@@ -174,6 +176,12 @@ class LocalEngine:
         elapsed = max(one.finished for one in served) - min(one.submitted for one in served)
         return Heard(recognised, attempt.cost_usd, [attempt], max(0.0, elapsed - infer_seconds), infer_seconds)
 
+    def _cannot_start(self, error: Exception) -> Exception:
+        if not isinstance(error, TransientError):
+            return error
+        # libraries speak in paragraphs, and of files rather than of the model
+        return TransientError(error.reason, f"model {self._settings.model}: {' '.join(error.detail.split())}")
+
     def _up(self) -> _Loaded:
         if self._loaded is None:
             raise TransientError(Reason.ENGINE_FAILED, "the engine is not started; start it first")
@@ -214,6 +222,11 @@ class LocalEngine:
             warnings=[WarningCode.NO_SPEECH],
         )
         return Heard(recognised, 0.0)
+
+
+def _some(languages: Sequence[str]) -> str:
+    more = len(languages) - _LANGUAGES_NAMED
+    return ", ".join(languages[:_LANGUAGES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _family(settings: Settings) -> Family:

@@ -11,6 +11,9 @@ from aiokafka.helpers import create_ssl_context
 from consumer.errors import ServiceError
 from consumer.settings import Settings
 
+_RETRY_BACKOFF_MS = 250
+"""Each lane has a producer, and each of them knocks on a dead broker's door so often."""
+
 
 def connection(settings: Settings) -> dict[str, Any]:
     """Keyword arguments that aiokafka's consumers, producers and admin clients share.
@@ -21,6 +24,7 @@ def connection(settings: Settings) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
         "security_protocol": protocol,
+        "retry_backoff_ms": _RETRY_BACKOFF_MS,
     }
     if protocol.endswith("SSL"):
         arguments["ssl_context"] = _tls(settings)

@@ -21,7 +21,7 @@ from consumer.core.commit_metadata import CommitMetadata, UnreadableMetadataErro
 from consumer.core.offsets import CommitPoint
 from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION, Suspicion
-from consumer.dedup.restore import SENTINEL_KEY, STARTED_KEY
+from consumer.dedup.restore import sentinel_key, started_key
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.committed import CommittedOffsets
 from consumer.kafka.transaction import DoubtfulError, LaneProducer, OffsetCommit
@@ -48,6 +48,7 @@ class LaneCommits:
         self,
         partition: TopicPartition,
         dedup_topic: str,
+        group_id: str,
         producer: LaneProducer,
         committed: CommittedOffsets,
         *,
@@ -57,6 +58,7 @@ class LaneCommits:
         """``process`` is a random name of this process, by which it knows its own commits."""
         self._partition = partition
         self._dedup_topic = dedup_topic
+        self.group_id = group_id
         self._producer = producer
         self._committed = committed
         self._still_assigned = still_assigned
@@ -73,9 +75,16 @@ class LaneCommits:
         # unstable before the fence, but an offset that is there now has been committed once
         started = (await self._committed.read(self._partition)).offset is not None
         await self._producer.fence()
-        keys = [STARTED_KEY, SENTINEL_KEY] if started else [SENTINEL_KEY]
-        marks = [Write(self._dedup_topic, key, None, self._partition.partition) for key in keys]
+        marks = [self.started_mark()] if started else []
+        marks.append(self._mark(sentinel_key(self.group_id)))
         return (await self._producer.commit(marks, None))[-1]
+
+    def started_mark(self) -> Write:
+        """Says to later openings that this group has committed an offset here."""
+        return self._mark(started_key(self.group_id))
+
+    def _mark(self, key: bytes) -> Write:
+        return Write(self._dedup_topic, key, None, self._partition.partition)
 
     async def read_last(self) -> LastCommit:
         """What is committed. A stable read only after ``take_over``."""

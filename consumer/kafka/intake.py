@@ -7,7 +7,6 @@ and stop lanes, and hand failures to the service.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
@@ -19,7 +18,8 @@ from aiokafka.structs import TopicPartition
 
 from consumer.core.model import Record
 from consumer.errors import LaneError, ServiceError
-from consumer.kafka.lane import Lane, LaneState
+from consumer.kafka.lane import Lane
+from consumer.kafka.lane_parts import LaneState
 from consumer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -148,6 +148,13 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             raise LaneError(
                 f"retention has deleted unheard events of {self._settings.topics.events} ({error}): raise retention.ms"
             ) from error
+        except UnicodeDecodeError as error:
+            # aiokafka cannot get past such a record, and would lose those before it if it was asked again
+            raise LaneError(
+                f"a record of {self._settings.topics.events} has a header whose name is not UTF-8 ({error}), as Kafka "
+                "demands: find it with a console consumer, and move the group past it with `kafka-consumer-groups.sh "
+                "--reset-offsets --to-offset`"
+            ) from error
         except KafkaError as error:
             if not error.retriable:
                 raise ServiceError(f"the consumer group {self._settings.group_id} fails: {error!r}") from error
@@ -237,14 +244,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         for lane in self._lanes.values():
             lane.hold()
         end = asyncio.get_running_loop().time() + self._settings.shutdown_grace_seconds
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout_at(end):
-                while any(lane.in_flight for lane in self._lanes.values()):
+                while self._in_flight():
                     self._changed.clear()
                     await self._changed.wait()
+        except TimeoutError:
+            log.warning("grace_over: %d events are not finished; they will be given again", self._in_flight())
         await self._hand_over(self._settings.revoke_drain_seconds)
         for partition in list(self._lanes):
             self._lose(partition)
+
+    def _in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self._lanes.values())
 
     async def _hand_over(self, limit_seconds: float) -> None:
         try:

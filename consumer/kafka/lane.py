@@ -6,13 +6,10 @@ on nothing that a rebalance says.
 """
 
 import asyncio
-import enum
 import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
@@ -21,14 +18,11 @@ from consumer.core.model import Record
 from consumer.core.offsets import CommitPoint, OffsetMap
 from consumer.core.outcomes import Moment, Write
 from consumer.core.suspicion import NO_SUSPICION
-from consumer.dedup.store import DedupSlices
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
-from consumer.kafka.opening import Opens
+from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError
 from consumer.kafka.transaction import DoubtfulError
-from consumer.settings import Settings
 from schemas.models import utc_now
-from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -36,75 +30,6 @@ _COMMIT_BYTES = 16 * 1024 * 1024
 """What one transaction writes at most, give or take its last outcome."""
 _BREATHER = 25
 """Outcomes that are written out before the event loop gets a turn."""
-
-
-class LaneState(enum.Enum):
-    """Where a lane is in its life."""
-
-    OPENING = "opening"
-    SERVING = "serving"
-    CLOSED = "closed"
-
-
-class Host(Protocol):
-    """The consumer as a lane sees it."""
-
-    def is_assigned(self, partition: TopicPartition) -> bool: ...
-
-    def begin(self, partition: TopicPartition, offset: int) -> None:
-        """Give records from this offset on."""
-        ...
-
-    def changed(self) -> None:
-        """A lane wants records that did not before, or the other way round."""
-        ...
-
-
-class StalledError(Exception):
-    """Outcomes were in hand and could not be committed for longer than the settings allow."""
-
-
-class Decided(Protocol):
-    """An event's outcome: what to publish for it, and whom to tell how that went."""
-
-    @property
-    def offset(self) -> int:
-        """The input record's."""
-        ...
-
-    @property
-    def since(self) -> float:
-        """When it was decided, on the event loop's clock."""
-        ...
-
-    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]: ...
-
-    def confirmed(self, writes: list[Write]) -> None: ...
-
-    def dropped(self) -> None: ...
-
-
-class Work(Protocol):
-    """Decides events. Raises only what must stop the process."""
-
-    async def settle(self, record: Record) -> Decided: ...
-
-    async def condemn(self, record: Record) -> Decided:
-        """The outcome of an event that has ended the process each time it was tried."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LaneParts:
-    """A lane's collaborators."""
-
-    settings: Settings
-    host: Host
-    work: Work
-    slices: DedupSlices
-    opens: Opens
-    limit_bytes: int
-    """Largest record that a producer may send."""
 
 
 class Lane:
@@ -126,6 +51,7 @@ class Lane:
         self._suspicion = NO_SUSPICION
         self._trial: Record | None = None
         self._wake = asyncio.Event()
+        self._has_committed = asyncio.Event()
         self._held = False
         self._hopeless = 0
         self._stalls = 0
@@ -252,8 +178,7 @@ class Lane:
     async def _let_go(self) -> None:
         for decided in (*self._committing, *self._ready):
             decided.dropped()
-        self._committing, self._held = [], False
-        self._trial = None
+        self._committing, self._held, self._trial = [], False, None
         self._ready.clear()
         self._backlog.clear()
         if self._handover is not None and not self._handover.done():
@@ -277,12 +202,26 @@ class Lane:
             if self._suspicion.is_condemned(record.offset):
                 self._events.create_task(self._settle(self._parts.work.condemn(record)))
             elif suspect:
-                self._trial = record
-                self._wake.set()
+                self._events.create_task(self._try(record))
             else:
                 self._events.create_task(self._settle(self._parts.work.settle(record)))
         if not self._backlog:
             self._parts.host.changed()
+
+    async def _try(self, record: Record) -> None:
+        """Work on a suspect while no other lane of the process does: a death must not tell on an innocent event."""
+        async with self._parts.trials:
+            self._trial = record
+            self._wake.set()
+            while self._trial is record:  # until a commit names it
+                await self._progress()
+            await self._settle(self._parts.work.settle(record))
+            while self._committed.offset <= record.offset:
+                await self._progress()
+
+    async def _progress(self) -> None:
+        self._has_committed.clear()
+        await self._has_committed.wait()
 
     async def _settle(self, work: Awaitable[Decided]) -> None:
         self._ready.append(await work)
@@ -317,9 +256,9 @@ class Lane:
             self._suspicion = self._suspicion.trying(trial.offset)
         await self._commit([write for group in writes for write in group], point, clean=clean)
         self._committed, self._stalls = point, 0
-        if trial is not None and self._events is not None:
+        if trial is not None:
             self._trial = None
-            self._events.create_task(self._settle(self._parts.work.settle(trial)))
+        self._has_committed.set()
         done, self._committing = self._committing, []
         for decided, its_writes in zip(done, writes, strict=True):
             decided.confirmed(its_writes)

@@ -11,15 +11,19 @@ from aiokafka.structs import TopicPartition
 
 from consumer.dedup.store import DedupSlices
 from consumer.errors import ServiceError
+from consumer.kafka.brokers import BrokerWatch
 from consumer.kafka.client import connection
 from consumer.kafka.commits import LaneCommits
 from consumer.kafka.committed import CommittedOffsets
 from consumer.kafka.intake import Intake
-from consumer.kafka.lane import Lane, LaneParts, Work
+from consumer.kafka.lane import Lane
+from consumer.kafka.lane_parts import LaneParts, Work
 from consumer.kafka.opening import Opening
 from consumer.kafka.transaction import LaneProducer
 from consumer.settings import Settings
 from schemas.topics import outcome_bytes
+
+_LOOK_AT_BROKERS_MS = 5000
 
 
 @asynccontextmanager
@@ -47,6 +51,7 @@ async def member(
         commits = LaneCommits(
             partition,
             settings.topics.dedup,
+            settings.group_id,
             producer,
             offsets,
             process=process,
@@ -76,7 +81,8 @@ async def member(
 
 @asynccontextmanager
 async def _client(kafka: dict[str, Any], settings: Settings) -> AsyncIterator[AIOKafkaClient]:
-    client = AIOKafkaClient(**kafka)
+    client = AIOKafkaClient(**kafka, metadata_max_age_ms=_LOOK_AT_BROKERS_MS)
+    client.cluster.add_listener(BrokerWatch())
     try:
         await client.bootstrap()
     except KafkaError as error:

@@ -18,9 +18,8 @@ from typing import Any, Protocol
 from aiokafka.structs import TopicPartition
 
 from consumer.core.offsets import CommitPoint
-from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION, Suspicion
-from consumer.dedup.restore import STARTED_KEY, restore
+from consumer.dedup.restore import restore
 from consumer.dedup.store import DedupSlice
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.commits import LaneCommits, LastCommit
@@ -54,10 +53,10 @@ class Opening:
         slice_ = DedupSlice(self.folder)
         try:
             dedup = TopicPartition(self.dedup_topic, partition.partition)
-            started = await restore(self.connection, dedup, sentinel, slice_)
+            started = await restore(self.connection, dedup, sentinel, slice_, group_id=commits.group_id)
             point, suspicion = await self._start(partition, last, commits, started=started)
             self._demand_assigned(partition)
-            marks = [] if started else [Write(self.dedup_topic, STARTED_KEY, None, partition.partition)]
+            marks = [] if started else [commits.started_mark()]
             await commits.commit(marks, point, suspicion=suspicion)
             self._demand_assigned(partition)
         except BaseException:

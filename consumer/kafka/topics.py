@@ -1,22 +1,24 @@
 """Makes the service's topics, and checks that they are what its promises rest on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from consumer.errors import ServiceError
 from consumer.kafka.client import admin_client
 from consumer.settings import Settings
 from schemas.topics import TopicSpec
 
+T = TypeVar("T")
 TIMEOUT_SECONDS = 30.0
 _RETRY_SECONDS = 0.1
+_PROPAGATION_SECONDS = 2.0
+"""How long a broker may take to hear of a topic that was made at another one."""
 _AT_LEAST = ("max.message.bytes", "delete.retention.ms")
 _CLEANUP = "cleanup.policy"
 
@@ -36,17 +38,20 @@ async def create(settings: Settings) -> list[CreatedTopic]:
     Existing topics stay as they are (``check`` judges them), and new ones take their partition count, since all
     must have the same. Raises ServiceError.
     """
-    specs = _specs(settings)
-    async with _bounded(settings) as admin:
+    specs, made = _specs(settings), set[str]()
+
+    async def make(admin: AIOKafkaAdminClient) -> dict[str, int]:
         existing = await _partition_counts(admin)
         partitions = next((existing[spec.name] for spec in specs if spec.name in existing), settings.partitions)
         # The input topic comes first and then decides: a broker may not know yet what somebody else has just made.
-        made = await _make(admin, [specs[0]], existing, partitions, settings.replication_factor)
+        made.update(await _make(admin, [specs[0]], existing, partitions, settings.replication_factor))
         await _wait_for_leaders(admin, [specs[0].name])
-        partitions = (await _partition_counts(admin))[specs[0].name]
-        made |= await _make(admin, specs[1:], existing, partitions, settings.replication_factor)
+        partitions = (await _counts_of(admin, specs[:1]))[specs[0].name]
+        made.update(await _make(admin, specs[1:], existing, partitions, settings.replication_factor))
         await _wait_for_leaders(admin, [spec.name for spec in specs])
-        counts = await _partition_counts(admin)
+        return await _counts_of(admin, specs)
+
+    counts = await _settle(settings, make)
     return [CreatedTopic(spec.name, counts[spec.name], spec.name not in made) for spec in specs]
 
 
@@ -55,11 +60,14 @@ async def check(settings: Settings) -> int:
 
     Raises ServiceError with every mismatch and how to mend it.
     """
-    async with _bounded(settings) as admin:
-        counts = await _partition_counts(admin)
-        specs = _specs(settings)
-        present = [spec for spec in specs if spec.name in counts]
-        configs = await _configs(admin, present)
+    specs = _specs(settings)
+
+    async def look(admin: AIOKafkaAdminClient) -> tuple[dict[str, int], dict[str, dict[str, str | None]]]:
+        counts = await _patient_counts(admin, specs)
+        return counts, await _configs(admin, [spec for spec in specs if spec.name in counts])
+
+    counts, configs = await _settle(settings, look)
+    present = [spec for spec in specs if spec.name in counts]
     faults = [f"{spec.name} is missing: run `earwitness topics create`" for spec in specs if spec not in present]
     faults += _count_faults({spec.name: counts[spec.name] for spec in present})
     for spec in present:
@@ -67,6 +75,22 @@ async def check(settings: Settings) -> int:
     if faults:
         raise ServiceError("the topics do not fit:\n" + "\n".join(f"- {fault}" for fault in faults))
     return counts[settings.topics.events]
+
+
+async def partition_counts(settings: Settings) -> dict[str, int]:
+    """Every topic of the cluster with its partition count; looking makes none. Raises ServiceError."""
+    return await _settle(settings, _partition_counts)
+
+
+async def make_if_missing(settings: Settings, spec: TopicSpec) -> None:
+    """Make one topic unless it is there; returns when every partition has a leader. Raises ServiceError."""
+
+    async def make(admin: AIOKafkaAdminClient) -> None:
+        existing = await _partition_counts(admin)
+        await _make(admin, [spec], existing, spec.partitions, settings.replication_factor)
+        await _wait_for_leaders(admin, [spec.name])
+
+    await _settle(settings, make)
 
 
 def config_faults(spec: TopicSpec, actual: Mapping[str, str | None]) -> list[str]:
@@ -103,19 +127,47 @@ def _specs(settings: Settings) -> list[TopicSpec]:
     return settings.topics.specs(settings.partitions, settings.max_event_bytes)
 
 
-@asynccontextmanager
-async def _bounded(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client whose block has a time limit and raises nothing but ServiceError."""
+async def _settle(settings: Settings, work: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
+    """Do what may be done again, until it works or time is up: a broker may be down. Raises ServiceError only."""
+    last: KafkaError | None = None
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS), admin_client(settings) as admin:
-            yield admin
+            while True:
+                try:
+                    return await work(admin)
+                except KafkaError as error:
+                    if not error.retriable:
+                        raise
+                    last = error
+                await asyncio.sleep(_RETRY_SECONDS)
     except TimeoutError as error:
+        told = f" ({_named(last)})" if last is not None else ""
         raise ServiceError(
-            f"Kafka at {settings.kafka_bootstrap_servers} did not settle the topics within {TIMEOUT_SECONDS:.0f} s; "
-            "are enough brokers up for the replication factor?"
+            f"Kafka at {settings.kafka_bootstrap_servers} did not settle the topics within {TIMEOUT_SECONDS:.0f} s"
+            f"{told}; are enough brokers up for the replication factor?"
         ) from error
     except KafkaError as error:
         raise ServiceError(f"Kafka at {settings.kafka_bootstrap_servers}: {_named(error)}") from error
+
+
+async def _counts_of(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> dict[str, int]:
+    """Partition counts; raises a retriable error while the broker that was asked does not know every topic yet."""
+    counts = await _partition_counts(admin)
+    if unknown := [spec.name for spec in specs if spec.name not in counts]:
+        raise UnknownTopicOrPartitionError(", ".join(unknown))
+    return counts
+
+
+async def _patient_counts(admin: AIOKafkaAdminClient, specs: list[TopicSpec]) -> dict[str, int]:
+    """Partition counts; a topic that was made at another broker a moment ago is waited for, a missing one is not."""
+    end = asyncio.get_running_loop().time() + _PROPAGATION_SECONDS
+    while True:
+        try:
+            return await _counts_of(admin, specs)
+        except UnknownTopicOrPartitionError:
+            if asyncio.get_running_loop().time() > end:
+                return await _partition_counts(admin)
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _make(

@@ -49,8 +49,8 @@ async def test_what_is_no_readable_file_is_refused_each_with_its_reason(tmp_path
         "loop.wav": Reason.NOT_FOUND,
         "x" * 5000: Reason.NOT_FOUND,
         "empty.wav": Reason.EMPTY,
-        "": Reason.FETCH_FAILED,
-        "pipe.wav": Reason.FETCH_FAILED,
+        "": Reason.NOT_A_FILE,
+        "pipe.wav": Reason.NOT_A_FILE,
         "large.wav": Reason.TOO_LARGE,
         "out.wav": Reason.URI_NOT_ALLOWED,
     }

@@ -124,6 +124,12 @@ def test_two_processes_never_share_a_folder(spool: Spool, tmp_path: Path) -> Non
         Spool(tmp_path / "spool", LIMIT_BYTES).open()
 
 
+def test_a_folder_that_cannot_be_is_told_with_the_setting_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file, not a folder", encoding="utf-8")
+    with pytest.raises(ServiceError, match=r"state/spool cannot be used: Not a directory; set state_dir to"):
+        Spool(tmp_path / "state" / "spool", LIMIT_BYTES).open()
+
+
 def test_a_full_disk_may_pass_and_says_what_to_do(spool: Spool) -> None:
     with spool.part() as part:
         part._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115, PTH123 (closed by the part)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from compose.tiny_en import ct2_tiny_en
+from consumer import service
 from consumer.audio.spool import Spool
 from consumer.engines.choose import profile_of
 from consumer.settings import PREFIX, Settings
@@ -146,5 +147,17 @@ def test_an_engine_that_does_not_exist_is_a_usage_error(earwitness: Earwitness) 
 def test_a_model_that_does_not_exist_ends_it_with_one_line(earwitness: Earwitness, tmp_path: Path) -> None:
     assert earwitness("transcribe", "--engine", "ctranslate2", "--model", str(tmp_path / "none"), FIRST) == 1
 
-    assert "Traceback" not in earwitness.err
-    assert str(tmp_path / "none") in earwitness.err
+    (line,) = earwitness.err.splitlines()
+    assert line.startswith(f"earwitness: model {tmp_path / 'none'}: there is no such folder; set model to ")
+
+
+def test_a_mistyped_name_is_told_before_any_engine_is_loaded(
+    earwitness: Earwitness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "hearing", None)
+    missing = tmp_path / "speach.wav"
+
+    assert earwitness("transcribe", str(missing), missing.as_uri()) == 1
+
+    assert f"earwitness: {missing}: not_found: file://{missing} does not exist" in earwitness.err
+    assert earwitness.err.splitlines()[-1] == "earwitness: 2 of 2 could not be transcribed"

@@ -47,6 +47,7 @@ def commits_of(settings: Settings, client: AIOKafkaClient, producer: LaneProduce
     return LaneCommits(
         TopicPartition(settings.topics.events, 0),
         settings.topics.dedup,
+        settings.group_id,
         producer,
         CommittedOffsets(client, settings.group_id),
         process="us",

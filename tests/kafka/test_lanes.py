@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -11,7 +12,7 @@ from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION
 from consumer.dedup.restore import restore
 from consumer.errors import LaneError
-from consumer.kafka.lane import LaneState
+from consumer.kafka.lane_parts import LaneState
 from consumer.kafka.transaction import LaneProducer, OffsetCommit
 from consumer.settings import Settings
 from schemas.topics import Topics
@@ -348,10 +349,10 @@ async def test_draining_finishes_what_was_begun_and_begins_nothing_new(settings:
 async def test_opening_lanes_never_hold_up_a_rebalance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, waiting = asyncio.Event(), []
 
-    async def slow(*arguments: object) -> bool:
+    async def slow(*arguments: Any, **named: Any) -> bool:
         waiting.append(arguments)
         await gate.wait()
-        return await restore(*arguments)  # type: ignore[arg-type]
+        return await restore(*arguments, **named)
 
     monkeypatch.setattr("consumer.kafka.opening.restore", slow)
     publish(settings, b"event")

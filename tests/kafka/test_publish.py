@@ -129,6 +129,12 @@ async def test_no_broker_is_an_error_that_names_the_address() -> None:
             pass
 
 
+async def test_an_address_that_is_none_is_an_error_that_names_it() -> None:
+    with pytest.raises(PublishError, match="cannot connect to 'host:abc'"):
+        async with Publisher("host:abc"):
+            pass
+
+
 async def test_a_send_is_a_producer_span_whose_context_travels_with_the_record(
     publisher: Publisher, topics: Topics, servers: str
 ) -> None:

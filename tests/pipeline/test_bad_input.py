@@ -35,7 +35,7 @@ REASONS = {
     "closed-port": Reason.FETCH_FAILED,
     "elsewhere": Reason.URI_NOT_ALLOWED,
     "late": Reason.DEADLINE_EXCEEDED,
-    "directory": Reason.FETCH_FAILED,
+    "directory": Reason.NOT_A_FILE,
     "impossible-time": Reason.INVALID_EVENT,
     "odd-address": Reason.URI_NOT_ALLOWED,
     "damaged-origin": Reason.NOT_FOUND,

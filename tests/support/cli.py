@@ -1,6 +1,9 @@
 """Runs the command line in the test's own process."""
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,8 +19,21 @@ class Earwitness:
 
     def __call__(self, *arguments: str) -> int:
         self._monkeypatch.setattr(sys, "argv", ["earwitness", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        with logging_put_back(), pytest.raises(SystemExit) as ended:
             main()
         self.code = int(ended.value.code or 0)
         self.out, self.err = self._capsys.readouterr()
         return self.code
+
+
+@contextmanager
+def logging_put_back() -> Iterator[None]:
+    """A command sets logging up for its whole process; here it would go on writing to a captured, closed stderr."""
+    loggers = [logging.getLogger(name) for name in (None, "aiokafka", "kafka")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, (level, handlers) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.handlers[:] = handlers

@@ -1,6 +1,7 @@
 """The command line: what it prints, and how it ends."""
 
 import json
+import logging
 import subprocess
 import sys
 import tomllib
@@ -23,6 +24,15 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def earwitness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Earwitness:
     return Earwitness(monkeypatch, capsys)
+
+
+def test_a_command_in_the_tests_own_process_leaves_its_logging_as_it_was(earwitness: Earwitness) -> None:
+    root, client = logging.getLogger(), logging.getLogger("aiokafka")
+    before = (root.level, list(root.handlers), client.level, list(client.handlers))
+
+    assert earwitness("--set", "log_level=ERROR", "transcribe", "--engine", "simulated", "gone.wav") == 1
+
+    assert (root.level, list(root.handlers), client.level, list(client.handlers)) == before
 
 
 def test_every_setting_is_printed_with_its_source_as_a_file_that_loads_again(
@@ -79,6 +89,11 @@ def test_a_variable_that_is_no_setting_is_pointed_out(earwitness: Earwitness, mo
         (["--set", "partitons=3", "config"], "did you mean 'partitions'?"),
         (["--set", "partitions", "config"], "is not NAME=VALUE"),
         (["--set", "partitions=many", "config"], "partitions: Input should be a valid integer"),
+        (
+            ["--set", "kafka_bootstrap_servers=host:abc", "serve"],
+            "kafka_bootstrap_servers: 'host:abc' is not host:port",
+        ),
+        (["--set", "heartbeat_interval_ms=9000", "config"], "settings: heartbeat_interval_ms (9000) is more than"),
         (["--config", "gone.toml", "config"], "does not exist"),
         (["publish"], "name files, folders"),
         (["publish", "--metadata", "x", "a.wav"], "is not NAME=VALUE"),
@@ -107,6 +122,23 @@ def test_no_broker_ends_with_1_and_one_clear_line(earwitness: Earwitness, argume
     assert len(lines) == 1
     assert "no Kafka broker answers at 127.0.0.1:9" in lines[0]
     assert "Traceback" not in earwitness.err
+
+
+def test_serving_says_once_what_is_probably_not_meant_so(
+    earwitness: Earwitness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}FETCH_ALOW", "file:///data/")
+
+    assert earwitness("--set", "kafka_bootstrap_servers=127.0.0.1:9", "serve") == 1
+
+    warned = [json.loads(line) for line in earwitness.err.splitlines() if line.startswith("{")]
+    said = [line["message"] for line in warned if line["logger"] == "consumer.cli.serve"]
+    assert [line.split()[0] for line in said] == ["unknown_setting", "nothing_may_be_fetched"]
+    assert "EARWITNESS_FETCH_ALOW is no setting; did you mean 'fetch_allow'?" in said[0]
+
+    monkeypatch.delenv(f"{PREFIX}FETCH_ALOW")
+    earwitness("--set", "kafka_bootstrap_servers=127.0.0.1:9", "--set", "fetch_allow=file:///data/", "serve")
+    assert "consumer.cli.serve" not in earwitness.err
 
 
 def test_what_cannot_be_published_ends_with_1_and_its_name(earwitness: Earwitness, empty_folder: Path) -> None:

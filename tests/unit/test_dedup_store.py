@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from consumer.dedup.store import DedupSlice, DedupSlices
+from consumer.errors import ServiceError
 
 
 @pytest.fixture
@@ -56,3 +57,13 @@ def test_a_late_close_leaves_the_newer_lane_of_the_partition_alone(tmp_path: Pat
     assert slices.get(1, b"a") == b"1"
     slices.close(1, new)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fails_a_slice_stops_the_service_and_says_where_to_look(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServiceError, match="state_dir"):
+        DedupSlice(tmp_path / "file")
+    slice_ = DedupSlice(tmp_path)
+    slice_.close()
+    with pytest.raises(ServiceError, match="state_dir"):
+        slice_.apply([(b"a", b"1")])

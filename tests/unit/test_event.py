@@ -65,20 +65,20 @@ def test_an_origin_comes_apart_into_topic_partition_and_offset() -> None:
 
 def test_a_claimed_digest_is_known_in_lower_case() -> None:
     event = _event(sha256=DIGEST.upper())
-    assert known_digest(_record(), event, Moves(0, "")) == (DIGEST, True)
+    assert known_digest(_record(), event, Moves(0, "")) == DIGEST
 
 
 def test_the_key_of_a_moved_event_is_the_digest_that_was_computed() -> None:
-    assert known_digest(_record(key=DIGEST.encode()), _event(), Moves(1, "")) == (DIGEST, False)
+    assert known_digest(_record(key=DIGEST.encode()), _event(), Moves(1, "")) == DIGEST
 
 
 def test_the_key_of_an_event_that_was_not_moved_is_nobodys_digest() -> None:
-    assert known_digest(_record(key=DIGEST.encode()), _event(), Moves(0, "")) == (None, False)
+    assert known_digest(_record(key=DIGEST.encode()), _event(), Moves(0, "")) is None
 
 
 @pytest.mark.parametrize("key", [None, b"e", DIGEST.upper().encode(), b"ab" * 31, b"zz" * 32])
 def test_a_moved_event_with_another_key_is_hashed_again(key: bytes | None) -> None:
-    assert known_digest(_record(key=key), _event(), Moves(1, "")) == (None, False)
+    assert known_digest(_record(key=key), _event(), Moves(1, "")) is None
 
 
 def test_the_fingerprint_tells_every_part_and_its_place() -> None:

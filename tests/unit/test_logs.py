@@ -20,6 +20,12 @@ def test_a_line_is_one_json_object() -> None:
     assert line.keys() == {"at", "level", "logger", "message"}
 
 
+def test_a_line_says_when_in_utc_to_the_millisecond_as_rfc_3339_wants_it() -> None:
+    record = _record()
+    record.created = 1_767_225_599.25
+    assert json.loads(JsonLines().format(record))["at"] == "2025-12-31T23:59:59.250Z"
+
+
 def test_an_exception_stays_in_its_line() -> None:
     record = _record()
     try:

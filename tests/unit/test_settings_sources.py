@@ -50,11 +50,34 @@ def test_every_setting_says_what_it_means(name: str) -> None:
     assert (Settings.model_fields[name].description or "").strip()
 
 
+@pytest.mark.parametrize("servers", ["host:abc", "host:0", "host:70000", "a:1,b:two", "kafka://host:9092", "::1", ""])
+def test_a_broker_that_is_no_host_and_port_is_refused_before_anything_connects(servers: str) -> None:
+    with pytest.raises(ValidationError, match="host:port"):
+        Settings(kafka_bootstrap_servers=servers)
+
+
+def test_brokers_may_be_named_with_blanks_between_without_a_port_and_by_ipv6() -> None:
+    assert Settings(kafka_bootstrap_servers=" a:1, b ,[::1]:9092").kafka_bootstrap_servers == "a:1,b,[::1]:9092"
+
+
+def test_a_heartbeat_is_at_most_a_third_of_the_session() -> None:
+    Settings(session_timeout_ms=6000, heartbeat_interval_ms=2000)
+    with pytest.raises(
+        ValidationError, match=r"heartbeat_interval_ms \(2001\) is more than a third of session_timeout"
+    ):
+        Settings(session_timeout_ms=6000, heartbeat_interval_ms=2001)
+
+
+def test_a_drain_ends_before_the_group_goes_on_without_this_process() -> None:
+    Settings(rebalance_timeout_ms=5000, revoke_drain_seconds=4.9)
+    with pytest.raises(ValidationError, match=r"revoke_drain_seconds \(5\) is not below rebalance_timeout_ms \(5000\)"):
+        Settings(rebalance_timeout_ms=5000, revoke_drain_seconds=5.0)
+
+
 def test_a_plain_connection_needs_only_an_address() -> None:
-    assert connection(Settings(kafka_bootstrap_servers="a:1,b:2")) == {
-        "bootstrap_servers": "a:1,b:2",
-        "security_protocol": "PLAINTEXT",
-    }
+    arguments = connection(Settings(kafka_bootstrap_servers="a:1,b:2"))
+    assert (arguments["bootstrap_servers"], arguments["security_protocol"]) == ("a:1,b:2", "PLAINTEXT")
+    assert not [name for name in arguments if name.startswith(("sasl", "ssl"))]
 
 
 def test_sasl_over_tls_carries_the_mechanism_the_name_the_password_and_a_verifying_context() -> None:
@@ -68,13 +91,16 @@ def test_sasl_over_tls_carries_the_mechanism_the_name_the_password_and_a_verifyi
     )
     context = arguments.pop("ssl_context")
     assert context.check_hostname is True
-    assert arguments == {
-        "bootstrap_servers": "localhost:9092",
-        "security_protocol": "SASL_SSL",
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_plain_username": "me",
-        "sasl_plain_password": "secret",
-    }
+    assert (
+        arguments.items()
+        >= {
+            "bootstrap_servers": "localhost:9092",
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "sasl_plain_username": "me",
+            "sasl_plain_password": "secret",
+        }.items()
+    )
 
 
 def test_a_password_is_not_in_the_settings_own_words() -> None:

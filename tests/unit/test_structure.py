@@ -24,7 +24,7 @@ LAYERS = (
     {"consumer.retrying", "consumer.telemetry"},
     # a lane fills its dedup slice from Kafka and owns it: the slice knows nothing of lanes
     {"consumer.workers", "consumer.dedup"},
-    {"consumer.audio", "consumer.engines", "consumer.kafka"},
+    {"consumer.audio", "consumer.engines", "consumer.kafka", "consumer.settled"},
     # each child process is put together in a module of its own, as the service is in consumer.service
     {"consumer.workers.decode_child", "consumer.workers.engine_child", "consumer.pipeline"},
     {"consumer.service"},
