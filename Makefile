@@ -1,10 +1,10 @@
-# make demo | test | lint | install
+# make demo | test | lint | faults | faults-long | install
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format lock schemas clean
+.PHONY: install demo test lint faults faults-long format lock schemas clean
 
 install: $(INSTALLED)
 
@@ -29,6 +29,16 @@ format: install
 
 demo: install
 	$(BIN)/python -m compose.demo
+
+# Nothing lost, nothing twice: five minutes of faults, the same ones for the same SEED. JSON in .earwitness/faults.json.
+SEED ?= 1
+faults: install
+	$(BIN)/python -m tests.faults --seed $(SEED) --out .earwitness/faults.json
+
+# For longer: at these defaults some 100 kills and 20,000 events.
+SECONDS ?= 1000
+faults-long: install
+	$(BIN)/python -m tests.faults --seed $(SEED) --scenes mixed --seconds $(SECONDS) --out .earwitness/faults-long.json
 
 # Contract models to JSON Schemas.
 schemas: install
