@@ -9,9 +9,9 @@ import asyncio
 import errno
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_dige
 from consumer.core.model import Record, Recording, Wish
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed
 from consumer.core.quality import word_errors
-from consumer.dedup.single_flight import Flight, Landing, Result
+from consumer.dedup.single_flight import Flight, Landing, Lead, Result
 from consumer.errors import EarwitnessError, EventError, ReasonedError, ServiceError
 from consumer.settings import Settings
 from consumer.settled import Memory, Settled, dead_lettered, describe
@@ -174,7 +174,7 @@ class Pipeline:
         key = dedup_key(scope, digest, self._fingerprint(journey.wish.language))
         if (recognised := self._remembered(owner, key)) is not None:
             return await self._from_cache(journey, recognised), None
-        landing = await self._land(journey, key, lambda: self._hear(journey, digest))
+        landing = await self._land(journey, key, lambda begins: self._hear(journey, digest, begins))
         if not landing.first:
             return await self._from_cache(journey, landing.heard.recognised), None
         try:
@@ -193,7 +193,7 @@ class Pipeline:
             log.warning("unreadable_dedup_entry %s: %s; it is heard again", key, error.detail)
             return None
 
-    async def _land(self, journey: _Journey, key: str, lead: Callable[[], Awaitable[Result]]) -> Landing:
+    async def _land(self, journey: _Journey, key: str, lead: Lead) -> Landing:
         deadline = journey.wish.deadline
         try:
             async with asyncio.timeout(
@@ -206,7 +206,7 @@ class Pipeline:
             self._memory.flights.abandon(key)
             raise _too_late("the deadline passed while the recording was being heard") from error
 
-    async def _hear(self, journey: _Journey, digest: str) -> Result:
+    async def _hear(self, journey: _Journey, digest: str, begins: Callable[[], None]) -> Result:
         """Lead a recognition, on behalf of all who want these bytes heard."""
         notes, source = journey.notes, journey.source
         fetched_before = source.fetch_seconds
@@ -215,7 +215,7 @@ class Pipeline:
                 if source.fetch_seconds is not fetched_before:
                     journey.span.stage_before("fetch", source.fetch_seconds, source.decode_seconds or 0.0)
                 journey.span.stage_before("decode", source.decode_seconds)
-                heard, route = await self._engine.transcribe(recording, journey.wish)
+                heard, route = await self._engine.transcribe(recording, replace(journey.wish, begins=begins))
                 journey.span.stage_before("queue", heard.queue_seconds, heard.infer_seconds or 0.0)
                 journey.span.stage_before("infer", heard.infer_seconds)
                 return heard, route

@@ -1,5 +1,6 @@
 """The words of the design as values: what passes from step to step on the data path."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,9 @@ class Wish:
     critical: bool = False
     deadline: float | None = None
     """On the service's monotonic clock, in seconds."""
+    begins: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Called by an engine whenever it begins what costs something: a batch, a request. Until then work can be called
+    off for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

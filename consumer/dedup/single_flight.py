@@ -1,8 +1,9 @@
 """One recognition for a dedup key at a time in this process: the first claim leads, equals wait.
 
 Recognitions belong to the process, not to the lane that asked: a lane that goes and comes back, or another one that
-gets the same recording, adopts what is running or done. What was published and confirmed is let go, since the dedup
-slice knows it then.
+gets the same recording, adopts what is running or done. What still waits for its turn when the last who wanted it
+leaves is called off: another process may have the partition now, and hear it. What was published and confirmed is let
+go, since the dedup slice knows it then.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from consumer.errors import RecordingError, TransientError
 from schemas.codes import Reason, Route
 
 Result = tuple[Heard, Route]
+Lead = Callable[[Callable[[], None]], Awaitable[Result]]
+"""Hears the recording; calls what it is given once that begins to cost something."""
 
 
 @dataclass(slots=True)
@@ -23,6 +26,8 @@ class Flight:
     result: asyncio.Future[Result]
     started_at: float
     task: asyncio.Task[None] | None = None
+    begun: bool = False
+    """It has cost something: then it goes on whoever leaves."""
     waiting: int = 0
     taken: bool = False
     """Somebody is publishing it as the recognition that was paid; others publish it as cached."""
@@ -58,11 +63,11 @@ class SingleFlight:
     _flights: dict[str, Flight] = field(default_factory=dict)
     _condemned: dict[str, _Condemned] = field(default_factory=dict)
 
-    async def join(self, key: str, lead: Callable[[], Awaitable[Result]]) -> Landing:
+    async def join(self, key: str, lead: Lead) -> Landing:
         """Wait for the recognition of ``key``, leading it if nobody does.
 
         A RecordingError settles all who wait, and is remembered for a while. Any other error settles only the one who
-        led, and the next leads with its own address. Cancelling a caller never cancels the recognition.
+        led, and the next leads with its own address. Cancelling a caller never cancels a recognition that has begun.
         """
         self._forget_the_old()
         if condemned := self._condemned.get(key):
@@ -89,6 +94,8 @@ class SingleFlight:
                 continue
             finally:
                 flight.waiting -= 1
+                if not flight.begun:
+                    self._call_off(key, flight)
             first, flight.taken = not flight.taken, True
             return Landing(heard, route, first, flight)
 
@@ -103,10 +110,8 @@ class SingleFlight:
 
     def abandon(self, key: str) -> None:
         """Somebody has left for good: if nobody waits any more, the recognition need not go on and cost."""
-        flight = self._flights.get(key)
-        if flight is not None and flight.task is not None and not flight.waiting and not flight.result.done():
-            flight.task.cancel()
-            del self._flights[key]
+        if (flight := self._flights.get(key)) is not None:
+            self._call_off(key, flight)
 
     def running(self) -> int:
         """Recognitions that are not done."""
@@ -118,13 +123,21 @@ class SingleFlight:
             if flight.task is not None:
                 flight.task.cancel()
 
-    def _take_off(self, key: str, lead: Callable[[], Awaitable[Result]]) -> Flight:
+    def _call_off(self, key: str, flight: Flight) -> None:
+        if flight.task is not None and not flight.waiting and not flight.result.done():
+            flight.task.cancel()
+            self._land_badly(key, flight)
+
+    def _take_off(self, key: str, lead: Lead) -> Flight:
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         result.add_done_callback(lambda done: done.cancelled() or done.exception())  # all who wait may have left
 
+        def begins() -> None:
+            flight.begun = True
+
         async def fly() -> None:
             try:
-                result.set_result(await lead())
+                result.set_result(await lead(begins))
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     result.cancel()
@@ -133,8 +146,8 @@ class SingleFlight:
             except Exception as error:  # noqa: BLE001 (it is handed to those who wait)
                 result.set_exception(error)
 
-        task = self.tasks.create_task(fly(), name=f"recognise {key}")
-        self._flights[key] = flight = Flight(result, self.clock(), task)
+        flight = self._flights[key] = Flight(result, self.clock())
+        flight.task = self.tasks.create_task(fly(), name=f"recognise {key}")
         return flight
 
     def _land_badly(self, key: str, flight: Flight) -> None:

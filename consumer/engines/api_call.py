@@ -74,6 +74,7 @@ class ApiCaller:
             body = await asyncio.to_thread(encode_part, ask.recording, ask.part)
             if not self._breaker.allow(self._clock()):
                 raise self._left_alone()
+            ask.wish.begins()
             return await self._send(ask, body, ledger)
 
     async def _send(self, ask: Ask, body: bytes, ledger: Ledger) -> HeardPart:

@@ -65,6 +65,7 @@ class _Ticket(Generic[T, R]):
     critical: bool
     submitted: float
     future: asyncio.Future[Served[R]]
+    begins: Callable[[], None]
 
     @property
     def settled(self) -> bool:
@@ -134,16 +135,19 @@ class Dispatcher(Generic[T, R]):
             task.add_done_callback(self._slot_ended)
             self._tasks.append(task)
 
-    async def submit(self, item: T, audio_seconds: float, *, critical: bool = False) -> Served[R]:
+    async def submit(
+        self, item: T, audio_seconds: float, *, critical: bool = False, begins: Callable[[], None] = lambda: None
+    ) -> Served[R]:
         """Await the item's answer; waits for room first while the queue is full. Cancelling drops the item.
 
+        ``begins`` is called each time a batch with the item is run.
         Raises the item's own ReasonedError, RecordingError ``poison`` if it fails alone, TransientError
         ``engine_failed`` if no executor can be had or the dispatcher stops.
         """
         if self._stopped:
             raise _stopping()
         future: asyncio.Future[Served[R]] = asyncio.get_running_loop().create_future()
-        ticket = _Ticket(item, audio_seconds, critical, self._clock(), future)
+        ticket = _Ticket(item, audio_seconds, critical, self._clock(), future, begins)
         self._open.add(ticket)
         self._outside[0 if critical else 1].append(ticket)
         self._admit()
@@ -211,6 +215,8 @@ class Dispatcher(Generic[T, R]):
     ) -> list[_Part[T, R]]:
         """Run tickets together and settle them; or the parts to run instead, in order."""
         started = self._clock()
+        for ticket in tickets:
+            ticket.begins()
         try:
             answers = await self._run_batch(slot, [ticket.item for ticket in tickets])
             if len(answers) != len(tickets):

@@ -282,7 +282,8 @@ async def _in_turn(
     turn: asyncio.Semaphore, dispatcher: Dispatcher[ChunkAsk, HeardChunk], ask: ChunkAsk, wish: Wish
 ) -> Served[HeardChunk]:
     async with turn:
-        return await dispatcher.submit(ask, (ask.stop - ask.start) / SAMPLE_RATE, critical=wish.critical)
+        seconds = (ask.stop - ask.start) / SAMPLE_RATE
+        return await dispatcher.submit(ask, seconds, critical=wish.critical, begins=wish.begins)
 
 
 def _worst(failures: ExceptionGroup[Exception]) -> ReasonedError:

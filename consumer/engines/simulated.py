@@ -56,6 +56,7 @@ class SimulatedEngine:
         try:
             async with scope, self._slots:
                 started = self._clock()
+                wish.begins()
                 await self._sleep(recording.audio_seconds / self._factor)
         except TimeoutError as error:
             raise _stopped() from error

@@ -46,11 +46,11 @@ class Adversary:
         return {pid for deed in self.deeds if deed.fault.kind in (Kind.KILL, Kind.KILL_ALL) for pid in deed.pids}
 
     def made_it_give_up(self, death: Death) -> bool:
-        """Whether a process ended, and said so, because its disk was full or its engine died while it started."""
+        """Whether a process ended, and said so, because its disk was full or a child of it died while it started."""
         return death.code == 1 and any(
             self._slot_of(deed.fault).name == death.slot and deed.at <= death.at <= deed.until + ECHO_SECONDS
             for deed in self.deeds
-            if deed.fault.kind in (Kind.DISK_FULL, *ENGINE_KINDS) and not deed.missed
+            if deed.fault.kind in (Kind.DISK_FULL, Kind.DECODER, *ENGINE_KINDS) and not deed.missed
         )
 
     def _slot_of(self, fault: Fault) -> Slot:

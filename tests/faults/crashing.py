@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,15 @@ def _on_hearing(hand: Hand) -> None:
     settle: Method = Pipeline.settle
 
     async def transcribing(self: Any, recording: Any, wish: Any) -> Any:
-        hand.note("hears", digest=recording.digest)
-        return await transcribe(self, recording, wish)
+        noted: list[str] = []
+
+        def begins() -> None:
+            wish.begins()
+            if not noted:  # once for all its batches and tries
+                noted.append(recording.digest)
+                hand.note("hears", digest=recording.digest)
+
+        return await transcribe(self, recording, replace(wish, begins=begins))
 
     async def settling(self: Any, record: Any) -> Any:
         if f'"event_id": "{Shape.KILLER}'.encode() in (record.value or b""):

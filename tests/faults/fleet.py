@@ -195,8 +195,11 @@ def clean_environment() -> dict[str, str]:
 def unexplained(deaths: list[Death], killed: set[int], journal: list[dict[str, Any]]) -> list[Death]:
     """Ends that nobody caused: not the adversary, not a crash point, not a killer, not an orderly SIGTERM."""
     told = killed | {int(line["pid"]) for line in journal if line["what"] == "dies"}
-    return [
-        death
-        for death in deaths
-        if not (death.code == -signal.SIGKILL and death.pid in told) and not (death.asked and death.code == 0)
-    ]
+    begun = {int(line["pid"]) for line in journal}
+
+    def is_explained(death: Death) -> bool:
+        if death.asked and (death.code == 0 or (death.code == -signal.SIGTERM and death.pid not in begun)):
+            return True  # while a process still loads its modules, SIGTERM is not yet a wish to drain
+        return death.code == -signal.SIGKILL and death.pid in told
+
+    return [death for death in deaths if not is_explained(death)]

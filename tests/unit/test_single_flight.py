@@ -1,7 +1,7 @@
 """One recognition at a time for a key: who leads, who waits, who pays, who fails."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -20,6 +20,7 @@ class Stage:
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self.tasks = tasks
         self.now = 0.0
+        self.has_turn = True
         self.flights = SingleFlight(tasks, lambda: self.now, failure_ttl_seconds=10.0, adoption_ttl_seconds=100.0)
         self.leads: list[asyncio.Future[Result]] = []
         self.landings: list[asyncio.Task[Landing]] = []
@@ -30,8 +31,10 @@ class Stage:
         await self.settle()
         return task
 
-    async def _lead(self) -> Result:
+    async def _lead(self, begins: Callable[[], None]) -> Result:
         self.leads.append(asyncio.get_running_loop().create_future())
+        if self.has_turn:
+            begins()
         return await self.leads[-1]
 
     def hear(self) -> None:
@@ -114,6 +117,22 @@ async def test_a_recognition_that_everybody_left_is_adopted_by_whoever_comes_nex
     await stage.settle()
     assert (await (await stage.join())).first
     assert len(stage.leads) == 1
+
+
+async def test_what_waits_for_its_turn_is_called_off_when_the_last_who_wanted_it_leaves(stage: Stage) -> None:
+    stage.has_turn = False
+    first, second = await stage.join(), await stage.join()
+    first.cancel()
+    await stage.settle()
+    assert not stage.leads[0].done()
+    second.cancel()
+    await stage.settle()
+    assert stage.leads[0].cancelled()
+    stage.has_turn = True
+    third = await stage.join()
+    stage.hear()
+    assert (await third).first
+    assert len(stage.leads) == 2
 
 
 async def test_a_failure_that_nobody_waited_for_harms_nobody(stage: Stage) -> None:
