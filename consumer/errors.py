@@ -6,7 +6,8 @@
     ├── FencedError          another owner has the lane: be silent, publish nothing
     ├── EventError           settle this event with a dead letter; the next event with the same bytes may do better
     │   └── TransientError   try again with back-off, within attempts and deadline
-    │       └── SlowDownError  the other side asks for patience; nothing is broken
+    │       ├── SlowDownError  the other side asks for patience; nothing is broken
+    │       └── MachineError   this machine is at fault (its disk): no event may pay for it
     └── RecordingError       the bytes are at fault: settle every event that carries them, and remember it
 
 Every one of the last three carries a reason code and a detail that says what went wrong and what to do.
@@ -45,6 +46,8 @@ class ReasonedError(EarwitnessError):
         self.detail = detail
         self.attempts: list[Attempt] = []
         """Ledger lines of the tries that led here: what failed may have cost money too."""
+        self.tries = 1
+        """How often it was tried, whatever that cost."""
 
 
 class EventError(ReasonedError):
@@ -63,6 +66,10 @@ class TransientError(EventError):
 
 class SlowDownError(TransientError):
     """A rate limit: wait and come back; says nothing against the health of the other side or of the recording."""
+
+
+class MachineError(TransientError):
+    """Any event would fail like this here and now: when no try helps, the service stops."""
 
 
 class RecordingError(ReasonedError):

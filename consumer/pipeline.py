@@ -11,7 +11,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from consumer.settled import Memory, Settled, dead_lettered, describe
 from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
 from schemas.codes import Reason, Route, WarningCode
-from schemas.models import AudioEvent, Recognised, WordErrors, utc_now
+from schemas.models import Attempt, AudioEvent, Recognised, WordErrors, utc_now
 from schemas.topics import digest_partition
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class _Journey:
     wish: Wish
     moves: Moves
     source: Source
+    spent: list[Attempt] = field(default_factory=list)
+    """Ledger lines of a recognition that this event led and that was cut off."""
 
 
 class Pipeline:
@@ -203,8 +205,10 @@ class Pipeline:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            self._memory.flights.abandon(key)
-            raise _too_late("the deadline passed while the recording was being heard") from error
+            await self._memory.flights.abandon(key)
+            late = _too_late("the deadline passed while the recording was being heard")
+            late.attempts = journey.spent
+            raise late from error
 
     async def _hear(self, journey: _Journey, digest: str, begins: Callable[[], None]) -> Result:
         """Lead a recognition, on behalf of all who want these bytes heard."""
@@ -215,7 +219,9 @@ class Pipeline:
                 if source.fetch_seconds is not fetched_before:
                     journey.span.stage_before("fetch", source.fetch_seconds, source.decode_seconds or 0.0)
                 journey.span.stage_before("decode", source.decode_seconds)
-                heard, route = await self._engine.transcribe(recording, replace(journey.wish, begins=begins))
+                heard, route = await self._engine.transcribe(
+                    recording, replace(journey.wish, begins=begins, spent=journey.spent.extend)
+                )
                 journey.span.stage_before("queue", heard.queue_seconds, heard.infer_seconds or 0.0)
                 journey.span.stage_before("infer", heard.infer_seconds)
                 return heard, route

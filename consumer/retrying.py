@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from consumer.core.backoff import GiveUp, RetryPolicy
-from consumer.errors import EventError, TransientError
+from consumer.errors import EventError, MachineError, ServiceError, TransientError
 from schemas.codes import Reason
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ async def retrying(
 
     ``deadline`` is on ``clock``; no try begins after it, but one that has begun is not cut off: ``call`` bounds
     itself. Raises AttemptsExhaustedError (an EventError with the last error's reason), EventError
-    ``deadline_exceeded``, or whatever else ``call`` raises.
+    ``deadline_exceeded``, ServiceError where the machine is at fault, or whatever else ``call`` raises.
     """
     tries = 0
     while True:
@@ -63,7 +63,9 @@ async def retrying(
         await sleep(delay)
 
 
-def _given_up(why: GiveUp, error: TransientError, tries: int) -> EventError:
+def _given_up(why: GiveUp, error: TransientError, tries: int) -> EventError | ServiceError:
+    if isinstance(error, MachineError) and why is GiveUp.ATTEMPTS:
+        return ServiceError(error.detail)
     times = "once" if tries == 1 else f"{tries} times"
     given_up: EventError
     if why is GiveUp.DEADLINE:
@@ -74,5 +76,5 @@ def _given_up(why: GiveUp, error: TransientError, tries: int) -> EventError:
         asked = error.retry_after_seconds if why is GiveUp.WAIT_TOO_LONG else None
         waiting = f", and the other side asks for {asked:.0f} s of patience" if asked is not None else ""
         given_up = AttemptsExhaustedError(error, tries, f"tried {times}{waiting}; the last: {error.detail}")
-    given_up.attempts = error.attempts
+    given_up.attempts, given_up.tries = error.attempts, tries
     return given_up

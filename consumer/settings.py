@@ -116,8 +116,8 @@ class Settings(BaseSettings):
     """Wall time of one fetch."""
     fetch_concurrency: PositiveInt = 16
     """Fetches, and so sockets, open at once."""
-    fetch_attempts: PositiveInt = 4
-    """Tries of a fetch that failed for a passing reason."""
+    fetch_attempts: PositiveInt = 8
+    """Tries of a fetch that failed for a passing reason; eight take about half a minute in all."""
     max_audio_bytes: PositiveInt = 1024 * 1024 * 1024
     """Largest recording, as it is stored."""
     max_audio_seconds: PositiveFloat = 4 * 3600.0

@@ -81,7 +81,7 @@ class Settled:
 
 def dead_lettered(notes: Notes, error: ReasonedError) -> DeadLettered:
     """The outcome of an event that failed, with the attempts that the failure cost."""
-    notes.attempts = [*notes.attempts, *error.attempts]
+    notes.attempts, notes.tries = [*notes.attempts, *error.attempts], error.tries
     event = notes.event
     return DeadLettered(
         notes,

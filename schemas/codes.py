@@ -88,3 +88,5 @@ class Header:
     """``topic/partition/offset`` of the event's first record."""
     REPLAY: Final = "earwitness-replay"
     """Which replay of a dead letter this record is, in decimal."""
+    FIRST: Final = "earwitness-first"
+    """``topic/partition/offset`` of the record that was replayed first: the first attempt."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from consumer.errors import ServiceError, TransientError
+from consumer.errors import MachineError, ServiceError, TransientError
 from schemas.codes import Reason
 
 _SUFFIXES = (".audio", ".f32", ".part")
@@ -198,7 +198,7 @@ class Part:
         return self._hash.hexdigest()
 
     def write(self, data: bytes) -> None:
-        """Append; blocking, for a thread. Raises TransientError(fetch_failed) when the disk is full."""
+        """Append; blocking, for a thread. Raises MachineError when the disk is full."""
         if self._closed:
             raise TransientError(Reason.FETCH_FAILED, "the fetch was given up")
         try:
@@ -211,7 +211,7 @@ class Part:
         self.size_bytes += len(data)
 
     def close(self) -> None:
-        """Flush and close; idempotent. Raises TransientError(fetch_failed) when the disk is full."""
+        """Flush and close; idempotent. Raises MachineError when the disk is full."""
         file, self._file, self._closed = self._file, None, True
         if file is not None:
             try:
@@ -220,9 +220,9 @@ class Part:
                 raise _disk_error(error, self.path.parent) from error
 
 
-def _disk_error(error: OSError, folder: Path) -> TransientError:
+def _disk_error(error: OSError, folder: Path) -> MachineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TransientError(
+        return MachineError(
             Reason.FETCH_FAILED, f"the disk of {folder} is full: make room or lower spool_bytes, then it is tried again"
         )
-    return TransientError(Reason.FETCH_FAILED, f"cannot write to {folder}: {error.strerror}")
+    return MachineError(Reason.FETCH_FAILED, f"cannot write to {folder}: {error.strerror}")

@@ -76,7 +76,7 @@ def letter(letter: Letter, mark: Mark | None, now: datetime) -> None:
         "tenant": visible(row.tenant or "-"),
         "failed at": f"{_time(row.failed_at)} ({_ago(row.failed_at, now)} ago)",
         "attempts": str(row.attempts),
-        "replays": f"this was replay {row.replays}" if row.replays else "none before this failure",
+        "replays": f"this was replay {row.replays} of {letter.first}" if row.replays else "none before this failure",
         "handled": _handled(mark),
     }
     if content is not None:

@@ -1,8 +1,8 @@
 """The text that goes with a committed offset: which commit it was, how the lane ended, and what is settled above.
 
 ``1.<commit number>.<owner>.<c|o>.<suspicion>.<r|b>.<settled>``: version 1; whose commit; closed in order or open;
-deaths, end of suspects, event tried alone and how often; settled ranges as run lengths or as bits (the smaller), in
-base64. Kafka allows 4096 bytes.
+deaths, end of suspects, event tried alone, how often it killed, whether it is being tried; settled ranges as run
+lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
 """
 
 import binascii
@@ -45,7 +45,7 @@ def encode(
     if span_bytes < len(data):  # else the bits may be as wide as the log
         kind, data = "b", _as_bits(point.offset, point.settled)
     packed = urlsafe_b64encode(data).decode("ascii").rstrip("=")
-    said = f"{suspicion.deaths}:{suspicion.until}:{suspicion.tried}:{suspicion.tries}" if suspicion.deaths else "0"
+    said = _suspicion_as_text(suspicion)
     text = f"{VERSION}.{commit_number}.{owner}.{'c' if clean else 'o'}.{said}.{kind}.{packed}"
     if len(text) > METADATA_BYTES_LIMIT:
         raise LaneError(f"the settled offsets take {len(text)} bytes of metadata; intake should have paused. A bug.")
@@ -66,10 +66,24 @@ def decode(text: str, offset: int) -> CommitMetadata:
             raise UnreadableMetadataError(text[:80])
         data = urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
         settled = _from_runs(offset, data) if kind == "r" else _from_bits(offset, data)
-        suspicion = NO_SUSPICION if said == "0" else Suspicion(*map(int, said.split(":", 3)))
+        suspicion = _suspicion_from_text(said)
         return CommitMetadata(int(number), owner, state == "c", suspicion, settled)
     except (ValueError, TypeError, IndexError, binascii.Error) as error:
         raise UnreadableMetadataError(text[:80]) from error
+
+
+def _suspicion_as_text(suspicion: Suspicion) -> str:
+    if not suspicion.deaths:
+        return "0"
+    tried = f"{suspicion.tried}:{suspicion.tries}:{int(suspicion.on_trial)}"
+    return f"{suspicion.deaths}:{suspicion.until}:{tried}"
+
+
+def _suspicion_from_text(text: str) -> Suspicion:
+    if text == "0":
+        return NO_SUSPICION
+    deaths, until, tried, tries, on_trial = map(int, text.split(":"))
+    return Suspicion(deaths, until, tried, tries, bool(on_trial))
 
 
 def _as_runs(offset: int, settled: Ranges) -> bytes:

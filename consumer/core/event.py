@@ -28,6 +28,8 @@ class Notes:
     decode_seconds: float | None = None
     warnings: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    tries: int = 1
+    """How often what failed in the end was tried."""
     traceparent: dict[str, str] = field(default_factory=dict)
     """The event's own span as W3C headers; what it publishes carries them on."""
 

@@ -40,6 +40,8 @@ class Wish:
     begins: Callable[[], None] = field(default=lambda: None, compare=False)
     """Called by an engine whenever it begins what costs something: a batch, a request. Until then work can be called
     off for nothing."""
+    spent: Callable[[list[Attempt]], None] = field(default=lambda _: None, compare=False)
+    """Told the ledger lines of work that was cut off, which nobody will get with words or an error."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class DeadLettered:
             tenant=self.tenant,
             reason=self.reason,
             detail=self.detail[:2000],
-            attempts=max(1, len(self.notes.attempts)),
+            attempts=max(self.notes.tries, len(self.notes.attempts)),
             origin=_origin(record),
             payload_base64=None if record.value is None else b64encode(record.value).decode("ascii"),
             failed_at=moment.now,

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from consumer.core.event import parse_origin
 from consumer.core.model import Record
 from consumer.core.outcomes import Headers, Write
 from consumer.core.shown import parsed, shown_address
@@ -26,10 +27,10 @@ from schemas.models import AudioEvent, DeadLetter, Model, Moment
 
 UNREADABLE = "unreadable"
 """Stands where a reason would, for a record that is no dead letter."""
-_OURS = (Header.MOVES, Header.ORIGIN, Header.REPLAY)
+_OURS = (Header.MOVES, Header.ORIGIN, Header.REPLAY, Header.FIRST)
 _ID = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 _HEADER_SLACK_BYTES = 128
-"""What a record takes besides key, value and the text of its headers, and the replay header."""
+"""What a record takes besides key, value and the text of its headers, and the replay headers' fixed parts."""
 
 
 class NotReplayableError(ValueError):
@@ -134,8 +135,21 @@ class Letter:
     @property
     def replays(self) -> int:
         """Which replay this record was when it died; 0: the first try. A damaged header counts as none."""
-        value = next((value for name, value in reversed(self.headers) if name == Header.REPLAY), b"")
+        value = self._header(Header.REPLAY)
         return int(value) if value.isdigit() and len(value) < 6 else 0
+
+    @property
+    def first(self) -> str:
+        """``topic/partition/offset`` of the first attempt: the record itself, if it is no replay; else as that says."""
+        said = self._header(Header.FIRST).decode("utf-8", "replace")
+        if self.replays and parse_origin(said) is not None:
+            return said
+        assert self.content is not None
+        origin = self.content.origin
+        return f"{origin.topic}/{origin.partition}/{origin.offset}"
+
+    def _header(self, wanted: str) -> bytes:
+        return next((value for name, value in reversed(self.headers) if name == wanted), b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +250,7 @@ def replay_of(letter: Letter, *, fresh: bool, now: datetime, limit_bytes: int) -
         expired = None
     number = letter.replays + 1
     kept = [(name, content) for name, content in letter.headers if name not in _OURS]
-    headers = [*kept, (Header.REPLAY, str(number).encode("ascii"))]
+    headers = [*kept, (Header.REPLAY, str(number).encode("ascii")), (Header.FIRST, letter.first.encode())]
     key = _decoded(content.origin.key_base64)
     size_bytes = len(value) + len(key or b"") + sum(len(name.encode()) + len(text) + 8 for name, text in headers)
     if size_bytes + _HEADER_SLACK_BYTES > limit_bytes:

@@ -21,14 +21,27 @@ class Suspicion:
     tried: int = -1
     """The event that was tried alone last; -1: none."""
     tries: int = 0
+    """How often it has killed alone."""
+    on_trial: bool = False
+    """It is being tried just now: a death from here on is its doing."""
 
     def after_death(self, offset: int, suspects_end: int) -> "Suspicion":
         """The next owner's view of a lane that died with ``offset`` committed and nothing in flight from
         ``suspects_end`` on.
         """
         known = self.deaths > 0 and self.until > offset
-        after = replace(self, deaths=self.deaths + 1, until=self.until if known else suspects_end)
+        killed = self.on_trial and self.tried >= offset
+        after = replace(
+            self.called_off(),
+            deaths=self.deaths + 1,
+            until=self.until if known else suspects_end,
+            tries=self.tries + killed,
+        )
         return after.past(offset)
+
+    def called_off(self) -> "Suspicion":
+        """The lane was closed in order, whatever was being tried: that says nothing against it."""
+        return replace(self, on_trial=False)
 
     def is_suspect(self, offset: int) -> bool:
         """Whether the event must be tried alone, and named before."""
@@ -40,7 +53,7 @@ class Suspicion:
 
     def trying(self, offset: int) -> "Suspicion":
         """The event is about to be tried alone."""
-        return replace(self, tried=offset, tries=self.tries + 1 if offset == self.tried else 1)
+        return replace(self, tried=offset, tries=self.tries if offset == self.tried else 0, on_trial=True)
 
     def past(self, offset: int) -> "Suspicion":
         """Everything below ``offset`` is settled."""

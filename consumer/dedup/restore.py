@@ -1,13 +1,14 @@
 """Fill a lane's slice from its partition of the compacted topic, up to a record that the lane itself has written."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from consumer.dedup.store import DedupSlice
+from consumer.to_the_end import to_the_end
 
 
 def sentinel_key(group_id: str) -> bytes:
@@ -25,11 +26,18 @@ def started_key(group_id: str) -> bytes:
 
 
 async def restore(
-    connection: Mapping[str, Any], partition: TopicPartition, until: int, into: DedupSlice, *, group_id: str
+    connection: Mapping[str, Any],
+    partition: TopicPartition,
+    until: int,
+    into: DedupSlice,
+    *,
+    group_id: str,
+    progress: Callable[[], None] = lambda: None,
 ) -> bool:
     """Read everything committed up to and with offset ``until``; no timer decides where the end is.
 
     Returns whether this group had started on the partition before. Waits out broker failures; bounded by cancellation.
+    ``progress`` is called whenever records have come.
     """
     started = False
     consumer = AIOKafkaConsumer(
@@ -49,10 +57,12 @@ async def restore(
             records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
             entries = [(record.key, record.value) for record in records if record.key is not None]
             started = started or any(key == started_key(group_id) for key, _ in entries)
-            # thousands at a time: not on the event loop
-            await asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
+            # thousands at a time: not on the event loop; and whoever is cancelled here closes the slice next
+            applying = asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
+            await to_the_end(applying)
             if records:
                 reached = records[-1].offset
+                progress()
     finally:
         await consumer.stop()
     return started

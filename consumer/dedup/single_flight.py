@@ -108,10 +108,11 @@ class SingleFlight:
         """The lane that was to publish it is gone: the next claim answers for the cost."""
         flight.taken = False
 
-    def abandon(self, key: str) -> None:
-        """Somebody has left for good: if nobody waits any more, the recognition need not go on and cost."""
-        if (flight := self._flights.get(key)) is not None:
-            self._call_off(key, flight)
+    async def abandon(self, key: str) -> None:
+        """Somebody has left for good: if nobody waits any more, the recognition is ended, and costs no more."""
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is not None and self._call_off(key, flight):
+            await asyncio.wait([flight.task])
 
     def running(self) -> int:
         """Recognitions that are not done."""
@@ -123,10 +124,12 @@ class SingleFlight:
             if flight.task is not None:
                 flight.task.cancel()
 
-    def _call_off(self, key: str, flight: Flight) -> None:
-        if flight.task is not None and not flight.waiting and not flight.result.done():
-            flight.task.cancel()
-            self._land_badly(key, flight)
+    def _call_off(self, key: str, flight: Flight) -> bool:
+        if flight.task is None or flight.waiting or flight.result.done():
+            return False
+        flight.task.cancel()
+        self._land_badly(key, flight)
+        return True
 
     def _take_off(self, key: str, lead: Lead) -> Flight:
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()

@@ -20,6 +20,8 @@ from schemas.models import Attempt
 
 log = logging.getLogger(__name__)
 
+_BILLED_ATTEMPTS = 8
+"""Failed tries of one recording that an API may have billed, at most."""
 _LATE_SECONDS = 0.05
 _LATEST_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
@@ -126,6 +128,9 @@ class HybridEngine:
             if error.attempts is not journey.attempts:
                 error.attempts = journey.attempts
             raise
+        except asyncio.CancelledError:
+            wish.spent(journey.attempts)
+            raise
 
     async def _try(self, side: Side, journey: _Journey) -> Heard | None:
         guarded, started = self._sides[side], self._clock()
@@ -161,6 +166,9 @@ class HybridEngine:
                 guarded.breaker.abandon(self._clock())
         else:
             journey.failures += 1
+            billed = sum(attempt.cost_usd > 0 for attempt in journey.attempts)
+            if guarded.guards_itself and billed >= _BILLED_ATTEMPTS:
+                journey.unfit[side] = error  # it may be this recording: it must not be paid for without end
             if guarded.breaker.successes > served_before:  # it fails for this one while it serves others
                 own = journey.own_failures[side] = journey.own_failures.get(side, 0) + 1
                 if own >= guarded.attempts:

@@ -152,6 +152,9 @@ class OpenAIEngine:
         except ReasonedError as error:
             error.attempts = ledger.attempts
             raise
+        except asyncio.CancelledError:
+            wish.spent(ledger.attempts)
+            raise
         except TimeoutError as error:
             stopped = _stopped()
             stopped.attempts = ledger.attempts

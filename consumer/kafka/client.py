@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.helpers import create_ssl_context
 
 from consumer.errors import ServiceError
@@ -13,6 +13,19 @@ from consumer.settings import Settings
 
 _RETRY_BACKOFF_MS = 250
 """Each lane has a producer, and each of them knocks on a dead broker's door so often."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether waiting may mend it.
+
+    aiokafka calls its own time-outs final, and wraps what broke a coordinator's connection in a bare KafkaError.
+    """
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, KafkaTimeoutError) or (isinstance(at, KafkaError) and at.retriable):
+            return True
+        at = at.__cause__
+    return False
 
 
 def connection(settings: Settings) -> dict[str, Any]:

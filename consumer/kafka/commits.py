@@ -23,6 +23,7 @@ from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION, Suspicion
 from consumer.dedup.restore import sentinel_key, started_key
 from consumer.errors import FencedError, LaneError
+from consumer.kafka.client import may_pass
 from consumer.kafka.committed import CommittedOffsets
 from consumer.kafka.transaction import DoubtfulError, LaneProducer, OffsetCommit
 
@@ -154,14 +155,15 @@ class LaneCommits:
         return name == (self._owner, number)
 
     async def _fence_again(self) -> None:
-        failures = 0
+        failures = hopeless = 0
         while True:
             if not self._still_assigned():
                 raise FencedError(f"lane {self._partition.partition} was lost while its commit was in doubt")
             try:
                 await self._producer.fence()
             except KafkaError as error:
-                if not error.retriable:
+                hopeless = 0 if may_pass(error) else hopeless + 1
+                if hopeless >= HOPELESS_AFTER:
                     raise LaneError(f"lane {self._partition.partition} cannot fence: {error!r}") from error
             else:
                 return

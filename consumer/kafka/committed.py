@@ -15,6 +15,8 @@ from aiokafka.errors import CoordinatorNotAvailableError, KafkaError, for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import TopicPartition
 
+from consumer.kafka.client import may_pass
+
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.1
 
@@ -44,7 +46,7 @@ class CommittedOffsets:
             try:
                 return await self._ask_coordinator(partition)
             except KafkaError as error:
-                if not error.retriable:
+                if not may_pass(error):
                     raise
                 if not waiting:
                     log.warning("waiting for the coordinator of group %s: %r", self._group_id, error)

@@ -18,6 +18,7 @@ from aiokafka.structs import TopicPartition
 
 from consumer.core.model import Record
 from consumer.errors import LaneError, ServiceError
+from consumer.kafka.client import may_pass
 from consumer.kafka.lane import Lane
 from consumer.kafka.lane_parts import LaneState
 from consumer.settings import Settings
@@ -156,7 +157,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 "--reset-offsets --to-offset`"
             ) from error
         except KafkaError as error:
-            if not error.retriable:
+            if not may_pass(error):
                 raise ServiceError(f"the consumer group {self._settings.group_id} fails: {error!r}") from error
             log.warning("polling_again: %r", error)
             await asyncio.sleep(_IDLE_SECONDS)
@@ -169,7 +170,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                 continue
             if records := given.get(partition):
                 lane.offer([_record(record) for record in records])
-            elif not given and (position := self._position(partition)) is not None:
+            elif (position := self._position(partition)) is not None:
                 lane.reached(position)
 
     def _position(self, partition: TopicPartition) -> int | None:

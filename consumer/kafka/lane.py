@@ -19,8 +19,10 @@ from consumer.core.offsets import CommitPoint, OffsetMap
 from consumer.core.outcomes import Moment, Write
 from consumer.core.suspicion import NO_SUSPICION
 from consumer.errors import FencedError, LaneError
+from consumer.kafka.client import may_pass
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
 from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError
+from consumer.kafka.opening import Opened
 from consumer.kafka.transaction import DoubtfulError
 from schemas.models import utc_now
 
@@ -53,6 +55,8 @@ class Lane:
         self._wake = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._held = False
+        self._is_clean = False
+        """The last commit said that the lane closes in order."""
         self._hopeless = 0
         self._stalls = 0
         self._handover: asyncio.Future[None] | None = None
@@ -88,6 +92,8 @@ class Lane:
     def resume(self) -> None:
         """The partition was kept."""
         self._held = False
+        if self._is_clean:
+            self._wake.set()  # a death from now on must be noticed again
 
     def reached(self, position: int) -> None:
         """The consumer stands here with nothing more to give: transaction markers may lie behind."""
@@ -129,13 +135,13 @@ class Lane:
         self.state = LaneState.OPENING
         served = False
         try:
-            opened = await self._parts.opens(self.partition, self._commits)
+            opened = await self._opened()
             self._offsets, self._committed = OffsetMap(opened.point), opened.point
             self._suspicion = opened.suspicion
             self._parts.slices.open(self.partition.partition, opened.slice)
             try:
                 self._parts.host.begin(self.partition, opened.point.offset)
-                served = True
+                served, self._hopeless, self._is_clean = True, 0, False
                 await self._serve()
             finally:
                 self._parts.slices.close(self.partition.partition, opened.slice)
@@ -145,16 +151,32 @@ class Lane:
                 raise
             log.warning("lane_ended %d: %s", self.partition.partition, ended.exceptions[0])
             self._note_stall(ended.exceptions[0])
-        except FencedError as error:
+        except (FencedError, StalledError) as error:
             log.warning("lane_ended %d: %s", self.partition.partition, error)
+            self._note_stall(error)
         except (KafkaError, DoubtfulError) as error:
-            self._hopeless = 0 if error.retriable else self._hopeless + 1
+            passes = error.retriable if isinstance(error, DoubtfulError) else may_pass(error)
+            self._hopeless = 0 if passes else self._hopeless + 1
             if self._hopeless >= HOPELESS_AFTER:
                 raise LaneError(f"lane {self.partition.partition} cannot open: {error!r}") from error
             log.warning("lane_opening_again %d: %r", self.partition.partition, error)
         finally:
             await self._let_go()
         return served
+
+    async def _opened(self) -> Opened:
+        settings, loop = self._parts.settings, asyncio.get_running_loop()
+        # what the last owner left open has to time out first, perhaps on each of the ways that opening takes
+        limit_seconds = settings.commit_stall_seconds + 3 * settings.transaction_timeout_ms / 1000
+        try:
+            async with asyncio.timeout(limit_seconds) as scope:
+                return await self._parts.opens(
+                    self.partition, self._commits, lambda: scope.reschedule(loop.time() + limit_seconds)
+                )
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise StalledError(f"opening it has not got on for {limit_seconds:g} s") from error
 
     def _note_stall(self, error: BaseException) -> None:
         self._stalls += isinstance(error, StalledError)
@@ -231,7 +253,7 @@ class Lane:
 
     async def _until_due(self) -> None:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
-        while not (self._ready or self._handover or self._trial or self._is_idle_behind()):
+        while not (self._ready or self._handover or self._trial or self._is_idle_behind() or self._goes_on()):
             self._wake.clear()
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
@@ -255,7 +277,7 @@ class Lane:
         if trial is not None:
             self._suspicion = self._suspicion.trying(trial.offset)
         await self._commit([write for group in writes for write in group], point, clean=clean)
-        self._committed, self._stalls = point, 0
+        self._committed, self._stalls, self._is_clean = point, 0, clean
         if trial is not None:
             self._trial = None
         self._has_committed.set()
@@ -289,6 +311,10 @@ class Lane:
             if len(writes) % _BREATHER == 0:
                 await asyncio.sleep(0)
         return writes
+
+    def _goes_on(self) -> bool:
+        """Whether the last word that it closes is not true any more: the partition was kept after all."""
+        return self._is_clean and not self._held
 
     def _is_idle(self) -> bool:
         return not self._offsets.unsettled and not self._ready

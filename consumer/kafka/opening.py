@@ -46,14 +46,19 @@ class Opening:
     bounds: Bounds
     is_assigned: Callable[[TopicPartition], bool]
 
-    async def open(self, partition: TopicPartition, commits: LaneCommits) -> "Opened":
-        """Steps 1 to 6; the seek is the caller's. Raises LaneError when the lane's state cannot be trusted."""
+    async def open(self, partition: TopicPartition, commits: LaneCommits, progress: Callable[[], None]) -> "Opened":
+        """Steps 1 to 6; the seek is the caller's. Raises LaneError when the lane's state cannot be trusted.
+
+        ``progress`` is called whenever restoring has got on.
+        """
         sentinel = await commits.take_over()
         last = await commits.read_last()
         slice_ = DedupSlice(self.folder)
         try:
             dedup = TopicPartition(self.dedup_topic, partition.partition)
-            started = await restore(self.connection, dedup, sentinel, slice_, group_id=commits.group_id)
+            started = await restore(
+                self.connection, dedup, sentinel, slice_, group_id=commits.group_id, progress=progress
+            )
             point, suspicion = await self._start(partition, last, commits, started=started)
             self._demand_assigned(partition)
             marks = [] if started else [commits.started_mark()]
@@ -91,6 +96,8 @@ class Opening:
         if commits.died(last.metadata):
             suspicion = suspicion.after_death(point.offset, min(end, suspects_end(point, self.in_flight)))
             log.warning("unclean_close of lane %d: death %d in a row", partition.partition, suspicion.deaths)
+        else:
+            suspicion = suspicion.called_off()
         return point, suspicion
 
 
@@ -118,4 +125,4 @@ def suspects_end(point: CommitPoint, in_flight: int) -> int:
     return end
 
 
-Opens = Callable[[TopicPartition, LaneCommits], Awaitable[Opened]]
+Opens = Callable[[TopicPartition, LaneCommits, Callable[[], None]], Awaitable[Opened]]

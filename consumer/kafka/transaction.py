@@ -7,7 +7,7 @@ with any stray request of it, and then a look at what is committed.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -15,11 +15,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
-from aiokafka.protocol.transaction import EndTxnRequest
+from aiokafka.protocol.transaction import EndTxnRequest, TxnOffsetCommitRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from consumer.core.outcomes import Write
 from consumer.errors import FencedError
+from consumer.kafka.client import may_pass
+from consumer.to_the_end import to_the_end
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class LaneProducer:
         self._timeout_seconds = timeout_seconds
         self._max_request_bytes = max_request_bytes
         self._producer: AIOKafkaProducer | None = None
-        self._stray_end = False
+        self._has_stray = False
 
     async def fence(self) -> None:
         """Take the id: whoever had it is fenced and its open transaction ends before this returns.
@@ -85,11 +87,11 @@ class LaneProducer:
         try:
             await producer.start()
         except BaseException:
-            await _to_the_end(_discard(producer))
+            await to_the_end(_discard(producer))
             raise
         self._producer = producer
-        self._stray_end = False
-        self._watch_end_of_transactions(producer)
+        self._has_stray = False
+        self._watch_for_strays(producer)
 
     async def commit(self, writes: list[Write], commit: OffsetCommit | None) -> list[int]:
         """All or nothing: the writes and the offset. Returns the offsets at which the writes landed.
@@ -119,9 +121,9 @@ class LaneProducer:
         except (KafkaError, IllegalOperation, AssertionError, TimeoutError) as error:
             # the client asserts on states that a failure elsewhere in it has just changed
             await self._give_up(pending)
-            retriable = not isinstance(error, KafkaError) or bool(error.retriable)
+            retriable = not isinstance(error, KafkaError) or may_pass(error)
             raise DoubtfulError(f"{type(error).__name__}: {error}", retriable=retriable) from error
-        if self._stray_end:  # committed, but an earlier request to end it may still arrive and end a later one
+        if self._has_stray:  # committed, but an earlier request of it may still arrive, and count for a later one
             await self.stop()
         return [record.offset for record in landed]
 
@@ -129,16 +131,16 @@ class LaneProducer:
         """Let go of the producer; an open transaction is ended by whoever takes the id next."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _to_the_end(_discard(producer))
+            await to_the_end(_discard(producer))
 
     async def _give_up(self, pending: list[asyncio.Future[Any]]) -> None:
         for future in pending:
             future.add_done_callback(_retrieve)  # its failure is known already
         await self.stop()
 
-    def _watch_end_of_transactions(self, producer: AIOKafkaProducer) -> None:
-        # aiokafka repeats an EndTxn whose connection broke, with only a log line; Jepsen showed that the first one,
-        # delayed, can end a later transaction
+    def _watch_for_strays(self, producer: AIOKafkaProducer) -> None:
+        # aiokafka repeats a request whose connection broke, with only a log line: an EndTxn, delayed, can end a later
+        # transaction (Jepsen showed it), and an offset commit can overwrite that one's offset
         client = producer.client
         send = client.send
 
@@ -146,8 +148,8 @@ class LaneProducer:
             try:
                 return await send(node_id, request, **kwargs)
             except KafkaError:
-                if isinstance(request, EndTxnRequest):
-                    self._stray_end = True
+                if isinstance(request, EndTxnRequest | TxnOffsetCommitRequest):
+                    self._has_stray = True
                 raise
 
         client.send = watched
@@ -168,16 +170,6 @@ async def _send(producer: AIOKafkaProducer, write: Write) -> asyncio.Future[Any]
 def _retrieve(future: asyncio.Future[Any]) -> None:
     if not future.cancelled():
         future.exception()
-
-
-async def _to_the_end(ending: Coroutine[Any, Any, None]) -> None:
-    """A clean-up that is bounded by itself, also when its caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(ending)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
 
 
 def _unwatched(producer: AIOKafkaProducer) -> list[asyncio.Future[Any]]:

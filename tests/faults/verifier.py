@@ -69,7 +69,7 @@ def judge(
     _strangers(published, outputs, verdict)
     _paid_once(outputs, verdict)
     _dedup(outputs, len(lags), verdict)
-    _hearings(outputs, journal, disturbances, awakenings, verdict)
+    _hearings(_known_at(published, outputs), journal, disturbances, awakenings, verdict)
     for lag in lags:
         if lag.committed != lag.end:
             verdict.blame("lag is not 0", f"partition {lag.partition}", f"committed {lag.committed} of {lag.end}")
@@ -160,8 +160,19 @@ def _dedup(outputs: Outputs, partitions: int, verdict: Verdict) -> None:
             verdict.blame("an entry says what the transcript says", subject, f"{told} instead of {said}")
 
 
+def _known_at(published: Sequence[Published], outputs: Outputs) -> dict[str, float]:
+    """When what is to be known of a recording was published: its words, or that it cannot be heard."""
+    condemned = {seen.value["event_id"]: seen.timestamp for seen in outputs.dead_letters}
+    known = {
+        item.digest: condemned[item.event.event_id]
+        for item in published
+        if item.event.shape is Shape.TOXIC and item.event.event_id in condemned
+    }
+    return known | {seen.value["sha256"]: seen.timestamp for seen in outputs.transcripts if not seen.value["cached"]}
+
+
 def _hearings(
-    outputs: Outputs,
+    known_at: Mapping[str, float],
     journal: Sequence[Mapping[str, Any]],
     disturbances: Iterable[tuple[float, int]],
     awakenings: Iterable[tuple[float, int]],
@@ -169,7 +180,6 @@ def _hearings(
 ) -> None:
     told = [(line["at"], line["pid"]) for line in journal if line["what"] in ("dies", "assigned", "lane-closes")]
     moments, awake = _by_process([*disturbances, *told]), _by_process(awakenings)
-    known_at = {seen.value["sha256"]: seen.timestamp for seen in outputs.transcripts if not seen.value["cached"]}
     hearings: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for line in journal:
         if line["what"] == "hears":

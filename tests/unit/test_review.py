@@ -58,6 +58,9 @@ def letter(
     return Letter.of(Record("audio.dead-letters", 3, 17, 1_000, b"e", encode(content)))
 
 
+FIRST = b"audio.events/1/2"
+
+
 def replayed(given: Letter, *, fresh: bool = False) -> tuple[bytes, bytes | None, dict[str, bytes]]:
     again = replay_of(given, fresh=fresh, now=NOW, limit_bytes=LIMIT_BYTES)
     return again.value, again.key, dict(again.headers)
@@ -80,7 +83,7 @@ def test_a_replay_is_the_original_record_with_its_number() -> None:
     assert replayed(given) == (
         EVENT,
         b"e",
-        {Header.TRACEPARENT: b"00-ab-cd-01", "mine": b"\xff", Header.REPLAY: b"1"},
+        {Header.TRACEPARENT: b"00-ab-cd-01", "mine": b"\xff", Header.REPLAY: b"1", Header.FIRST: FIRST},
     )
 
 
@@ -91,14 +94,21 @@ def test_a_replay_has_the_present_as_its_time_and_goes_where_its_key_belongs() -
 
 def test_what_a_move_added_is_taken_off() -> None:
     moved = letter(headers=((Header.MOVES, b"2"), (Header.ORIGIN, b"audio.events/0/1"), ("mine", b"1")), key=b"ab" * 32)
-    assert replayed(moved) == (EVENT, b"ab" * 32, {"mine": b"1", Header.REPLAY: b"1"})
+    assert replayed(moved) == (EVENT, b"ab" * 32, {"mine": b"1", Header.REPLAY: b"1", Header.FIRST: FIRST})
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [(b"1", b"2"), (b"41", b"42"), (b"", b"1"), (b"x", b"1"), (b"9" * 9, b"1")]
 )
 def test_a_replay_that_died_again_is_counted_on(before: bytes, after: bytes) -> None:
-    assert replayed(letter(headers=((Header.REPLAY, before),)))[2] == {Header.REPLAY: after}
+    assert replayed(letter(headers=((Header.REPLAY, before),)))[2] == {Header.REPLAY: after, Header.FIRST: FIRST}
+
+
+def test_a_replay_of_a_replay_still_names_the_first_attempt() -> None:
+    again = letter(headers=((Header.REPLAY, b"1"), (Header.FIRST, b"audio.events/0/3")))
+    assert replayed(again)[2] == {Header.REPLAY: b"2", Header.FIRST: b"audio.events/0/3"}
+    damaged = letter(headers=((Header.REPLAY, b"1"), (Header.FIRST, b"\xff")))
+    assert replayed(damaged)[2][Header.FIRST] == FIRST
 
 
 def test_a_record_without_a_key_is_replayed_without_one() -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     {"schemas"},
     {"consumer.errors", "consumer.settings"},
     {"consumer.core"},
-    {"consumer.retrying", "consumer.telemetry"},
+    {"consumer.retrying", "consumer.telemetry", "consumer.to_the_end"},
     # a lane fills its dedup slice from Kafka and owns it: the slice knows nothing of lanes
     {"consumer.workers", "consumer.dedup"},
     {"consumer.audio", "consumer.engines", "consumer.kafka", "consumer.settled"},

@@ -52,6 +52,20 @@ def test_two_deaths_without_progress_make_suspects_of_what_was_in_flight_and_of_
     assert [offset for offset in range(10, 40) if after.is_suspect(offset)] == list(range(10, 30))
 
 
+def test_an_event_is_condemned_for_deaths_alone_and_not_for_trials_that_were_called_off() -> None:
+    suspicion = NO_SUSPICION.after_death(10, 30).after_death(10, 30)
+    for _ in range(5):
+        suspicion = suspicion.trying(10).called_off()
+    assert not suspicion.is_condemned(10)
+
+    suspicion = suspicion.after_death(10, 30)  # before its trial began
+    assert not suspicion.trying(10).is_condemned(10)
+
+    suspicion = suspicion.trying(10).after_death(10, 30).trying(10)
+    assert not suspicion.is_condemned(10)
+    assert suspicion.after_death(10, 30).is_condemned(10)
+
+
 def test_getting_past_the_suspects_forgets_the_deaths() -> None:
     assert Suspicion(2, 30, 12, 1).past(30) == NO_SUSPICION
 
