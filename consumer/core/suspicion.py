@@ -1,14 +1,17 @@
 """What deaths of the process say about the events that were in flight: one that kills must not kill for ever.
 
 An ownership that ends without its last word was a death. After one, a lane goes on as usual. If it dies again before it
-has got past the events that were in flight then, they are under suspicion: each is tried alone, and named in a commit
-before it is. One that dies twice alone is condemned, and becomes a dead letter without being tried again.
+has got past the events that were in flight then, they are under suspicion, and taken a few at a time. If it dies over
+a few, those are tried alone, each named in a commit before it is. One that dies twice alone is condemned, and becomes a
+dead letter without being tried again. (A few at a time, since processes that are killed again and again for other
+reasons must get on too.)
 """
 
 from dataclasses import dataclass, replace
 
 CAREFUL_AFTER_DEATHS = 2
 CONDEMNED_AFTER_TRIES = 2
+SUSPECTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,8 @@ class Suspicion:
     deaths: int = 0
     until: int = 0
     """Events below this offset may be the killer."""
+    alone_until: int = 0
+    """Of them, those below this offset were among the few over which it died: they are tried alone."""
     tried: int = -1
     """The event that was tried alone last; -1: none."""
     tries: int = 0
@@ -25,16 +30,19 @@ class Suspicion:
     on_trial: bool = False
     """It is being tried just now: a death from here on is its doing."""
 
-    def after_death(self, offset: int, suspects_end: int) -> "Suspicion":
+    def after_death(self, offset: int, suspects_end: int, few_end: int) -> "Suspicion":
         """The next owner's view of a lane that died with ``offset`` committed and nothing in flight from
-        ``suspects_end`` on.
+        ``suspects_end`` on; below ``few_end`` if it was taking suspects a few at a time.
         """
         known = self.deaths > 0 and self.until > offset
+        until = self.until if known else suspects_end
+        careful = known and self.deaths >= CAREFUL_AFTER_DEATHS
         killed = self.on_trial and self.tried >= offset
         after = replace(
             self.called_off(),
             deaths=self.deaths + 1,
-            until=self.until if known else suspects_end,
+            until=until,
+            alone_until=max(self.alone_until, min(few_end, until)) if careful else self.alone_until,
             tries=self.tries + killed,
         )
         return after.past(offset)
@@ -44,8 +52,12 @@ class Suspicion:
         return replace(self, on_trial=False)
 
     def is_suspect(self, offset: int) -> bool:
-        """Whether the event must be tried alone, and named before."""
+        """Whether the event must be taken among few."""
         return self.deaths >= CAREFUL_AFTER_DEATHS and offset < self.until
+
+    def must_be_alone(self, offset: int) -> bool:
+        """Whether the event must be tried alone, and named before."""
+        return self.is_suspect(offset) and offset < self.alone_until
 
     def is_condemned(self, offset: int) -> bool:
         """Whether the event has killed alone, twice."""

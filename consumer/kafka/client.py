@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from aiokafka.helpers import create_ssl_context
 
 from consumer.errors import ServiceError
@@ -13,6 +14,26 @@ from consumer.settings import Settings
 
 _RETRY_BACKOFF_MS = 250
 """Each lane has a producer, and each of them knocks on a dead broker's door so often."""
+
+
+def _mend_writes() -> None:
+    """A write to a connection that has just been closed: uvloop raises RuntimeError where aiokafka foresees OSError.
+
+    Unmended it ends whichever background task of aiokafka was writing: metadata grow old, fetching stops.
+    """
+    send = AIOKafkaConnection.send
+
+    def mended(connection: AIOKafkaConnection, request: Any, expect_response: bool = True) -> Any:
+        try:
+            return send(connection, request, expect_response)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"connection to {connection.host}:{connection.port} broken: {error}") from error
+
+    AIOKafkaConnection.send = mended
+
+
+_mend_writes()
 
 
 def may_pass(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from consumer.core.model import Record
 from consumer.core.offsets import CommitPoint, OffsetMap
 from consumer.core.outcomes import Moment, Write
-from consumer.core.suspicion import NO_SUSPICION
+from consumer.core.suspicion import NO_SUSPICION, SUSPECTS_AT_ONCE
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.client import may_pass
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
@@ -52,6 +52,11 @@ class Lane:
         self._events: asyncio.TaskGroup | None = None
         self._suspicion = NO_SUSPICION
         self._trial: Record | None = None
+        """The event that the next commit must name."""
+        self._alone: Record | None = None
+        """The event beside which nothing is begun."""
+        self._places = 0
+        """How many more suspects may join those that were begun together."""
         self._wake = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._held = False
@@ -200,7 +205,7 @@ class Lane:
     async def _let_go(self) -> None:
         for decided in (*self._committing, *self._ready):
             decided.dropped()
-        self._committing, self._held, self._trial = [], False, None
+        self._committing, self._held, self._trial, self._alone = [], False, None, None
         self._ready.clear()
         self._backlog.clear()
         if self._handover is not None and not self._handover.done():
@@ -215,20 +220,33 @@ class Lane:
             return
         limit = self._parts.settings.lane_in_flight
         while self._backlog and self._offsets.unsettled < limit and self._offsets.has_room():
-            suspect = self._suspicion.is_suspect(self._backlog[0].offset)
-            if suspect and self._offsets.unsettled:
-                break  # alone, so that a death names it
+            if not self._may_begin(self._backlog[0].offset):
+                break
             record = self._backlog.popleft()
             if not self._offsets.give(record.offset):
                 continue
             if self._suspicion.is_condemned(record.offset):
                 self._events.create_task(self._settle(self._parts.work.condemn(record)))
-            elif suspect:
+            elif self._suspicion.must_be_alone(record.offset):
+                self._alone = record
                 self._events.create_task(self._try(record))
             else:
                 self._events.create_task(self._settle(self._parts.work.settle(record)))
         if not self._backlog:
             self._parts.host.changed()
+
+    def _may_begin(self, offset: int) -> bool:
+        """Suspects are taken a few at a time or alone, so that a death says something of them."""
+        if self._alone is not None:
+            return False
+        if not self._suspicion.is_suspect(offset):
+            return True
+        if not self._offsets.unsettled:
+            self._places = SUSPECTS_AT_ONCE
+        elif self._suspicion.must_be_alone(offset) or not self._places:
+            return False
+        self._places -= 1
+        return True
 
     async def _try(self, record: Record) -> None:
         """Work on a suspect while no other lane of the process does: a death must not tell on an innocent event."""
@@ -240,6 +258,8 @@ class Lane:
             await self._settle(self._parts.work.settle(record))
             while self._committed.offset <= record.offset:
                 await self._progress()
+            self._alone = None
+        self._pump()
 
     async def _progress(self) -> None:
         self._has_committed.clear()

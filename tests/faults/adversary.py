@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.fleet import Death, Fleet, Slot
-from tests.faults.plan import ENGINE_KINDS, Fault, Kind, Point
+from tests.faults.plan import ENGINE_KINDS, NETWORK_KINDS, Fault, Kind, Point
 from tests.faults.surroundings import Deed, Surroundings
 
 TRIP_SECONDS = 20.0
 """How long an armed process is given to reach its crash point."""
-ECHO_SECONDS = 3.0
-"""So long a process may still be on its way down after the fault is over."""
+GIVE_UP_SECONDS = 15.0
+"""So long after a fault a process that it met while it started may still end, and say why."""
 ENGINE, DECODER = "engine_child", "decode_child"
 Act = Callable[[Deed, Slot], Coroutine[Any, Any, None]]
 
@@ -46,11 +46,21 @@ class Adversary:
         return {pid for deed in self.deeds if deed.fault.kind in (Kind.KILL, Kind.KILL_ALL) for pid in deed.pids}
 
     def made_it_give_up(self, death: Death) -> bool:
-        """Whether a process ended, and said so, because its disk was full or a child of it died while it started."""
+        """Whether a process ended, and said so, because its disk was full, or because a child or its brokers were gone
+        while it started.
+        """
+        words = self._fleet.last_words(death)
+        causes = {
+            Kind.DISK_FULL: "disk",
+            **dict.fromkeys((Kind.DECODER, *ENGINE_KINDS), "died"),
+            **dict.fromkeys(NETWORK_KINDS, "Kafka at"),
+        }
         return death.code == 1 and any(
-            self._slot_of(deed.fault).name == death.slot and deed.at <= death.at <= deed.until + ECHO_SECONDS
+            self._slot_of(deed.fault).name == death.slot
+            and deed.at <= death.at <= deed.until + GIVE_UP_SECONDS
+            and causes[deed.fault.kind] in words
             for deed in self.deeds
-            if deed.fault.kind in (Kind.DISK_FULL, Kind.DECODER, *ENGINE_KINDS) and not deed.missed
+            if deed.fault.kind in causes and not deed.missed
         )
 
     def _slot_of(self, fault: Fault) -> Slot:

@@ -153,6 +153,13 @@ class Fleet:
         """In how many log lines a text is."""
         return sum(slot.log.read_text(encoding="utf-8", errors="replace").count(text) for slot in self.slots.values())
 
+    def last_words(self, death: Death) -> str:
+        """What a process said of its end; nothing where it said nothing of its own accord."""
+        lines = self.slots[death.slot].log.read_text(encoding="utf-8", errors="replace").splitlines()
+        ends = [number for number, line in enumerate(lines) if line.startswith(f"--- process {death.pid} ended")]
+        last = lines[ends[0] - 1] if ends and ends[0] else ""
+        return last if last.startswith("earwitness: ") else ""
+
     async def _keep(self, slot: Slot) -> None:
         while slot.staying:
             with slot.log.open("ab") as log:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.suspicion import NO_SUSPICION, Suspicion
+from consumer.core.suspicion import NO_SUSPICION, SUSPECTS_AT_ONCE, Suspicion
 
 
 def lives_until_settled(killers: set[int], events: int, in_flight: int) -> tuple[int, set[int]]:
@@ -17,12 +17,15 @@ def lives_until_settled(killers: set[int], events: int, in_flight: int) -> tuple
             condemned.add(offset)
             settled.add(offset)
             continue
-        if suspicion.is_suspect(offset):
+        few = [event for event in range(offset, events) if event not in settled][:SUSPECTS_AT_ONCE]
+        if suspicion.must_be_alone(offset):
             suspicion, batch = suspicion.trying(offset), [offset]
+        elif suspicion.is_suspect(offset):
+            batch = [event for event in few if not suspicion.must_be_alone(event)]
         if killers & set(batch):
             deaths += 1
             assert deaths < 1000, "a crash loop"
-            suspicion = suspicion.after_death(offset, min(events, offset + in_flight))
+            suspicion = suspicion.after_death(offset, min(events, offset + in_flight), few[-1] + 1)
         else:
             settled |= set(batch)
     return deaths, condemned
@@ -37,38 +40,41 @@ def test_exactly_the_killers_are_condemned_whatever_their_neighbours(
     deaths, condemned = lives_until_settled(killers, events, in_flight)
 
     assert condemned == killers
-    assert deaths <= 4 * len(killers)
+    assert deaths <= 5 * len(killers)
 
 
 def test_one_death_slows_nothing() -> None:
-    after = NO_SUSPICION.after_death(10, 30)
+    after = NO_SUSPICION.after_death(10, 30, 14)
 
     assert not any(after.is_suspect(offset) for offset in range(10, 40))
 
 
 def test_two_deaths_without_progress_make_suspects_of_what_was_in_flight_and_of_nothing_later() -> None:
-    after = NO_SUSPICION.after_death(10, 30).after_death(12, 90)
+    after = NO_SUSPICION.after_death(10, 30, 14).after_death(12, 90, 16)
 
     assert [offset for offset in range(10, 40) if after.is_suspect(offset)] == list(range(10, 30))
+    assert not any(after.must_be_alone(offset) for offset in range(10, 40))
+    worse = after.after_death(12, 90, 16)
+    assert [offset for offset in range(12, 40) if worse.must_be_alone(offset)] == list(range(12, 16))
 
 
 def test_an_event_is_condemned_for_deaths_alone_and_not_for_trials_that_were_called_off() -> None:
-    suspicion = NO_SUSPICION.after_death(10, 30).after_death(10, 30)
+    suspicion = NO_SUSPICION.after_death(10, 30, 14).after_death(10, 30, 14).after_death(10, 30, 14)
     for _ in range(5):
         suspicion = suspicion.trying(10).called_off()
     assert not suspicion.is_condemned(10)
 
-    suspicion = suspicion.after_death(10, 30)  # before its trial began
+    suspicion = suspicion.after_death(10, 30, 14)  # before its trial began
     assert not suspicion.trying(10).is_condemned(10)
 
-    suspicion = suspicion.trying(10).after_death(10, 30).trying(10)
+    suspicion = suspicion.trying(10).after_death(10, 30, 14).trying(10)
     assert not suspicion.is_condemned(10)
-    assert suspicion.after_death(10, 30).is_condemned(10)
+    assert suspicion.after_death(10, 30, 14).is_condemned(10)
 
 
 def test_getting_past_the_suspects_forgets_the_deaths() -> None:
-    assert Suspicion(2, 30, 12, 1).past(30) == NO_SUSPICION
+    assert Suspicion(2, 30, 16, 12, 1).past(30) == NO_SUSPICION
 
 
 def test_a_death_with_nothing_in_flight_is_no_suspicion() -> None:
-    assert NO_SUSPICION.after_death(10, 10) == NO_SUSPICION
+    assert NO_SUSPICION.after_death(10, 10, 10) == NO_SUSPICION
