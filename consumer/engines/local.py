@@ -13,12 +13,12 @@ import numpy as np
 
 from consumer.core.batcher import BatchLimits
 from consumer.core.ctc import CtcFamily
-from consumer.core.hearing import Family, HeardChunk, ModelInfo, Samples, Span
+from consumer.core.hearing import PCM_TYPE, Family, HeardChunk, ModelInfo, Pcm, Span
 from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
 from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
-from consumer.engines.wire import PCM, Answer, ChunkAsk, answers_from_wire, info_from_wire
+from consumer.engines.wire import Answer, ChunkAsk, answers_from_wire, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
 from consumer.settings import Settings
 from consumer.workers.supervisor import Supervisor
@@ -269,7 +269,7 @@ def _plan(family: Family, recording: Recording) -> list[Span]:
     if recording.samples == 0:
         return []
     try:
-        samples: Samples = np.memmap(recording.pcm_path, PCM, mode="r", shape=(recording.samples,))
+        samples: Pcm = np.memmap(recording.pcm_path, PCM_TYPE, mode="r", shape=(recording.samples,))
     except (OSError, ValueError) as error:
         raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
     blocks = range(0, recording.samples, _SILENCE_BLOCK)

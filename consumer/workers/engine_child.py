@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from consumer.core.hearing import Model, Samples
+from consumer.core.hearing import Model, Pcm
 from consumer.engines.wire import Answer, ChunkAsk, answers_to_wire, info_to_wire
 from consumer.errors import TransientError
 from consumer.workers.child import Handler, serve
@@ -81,7 +81,7 @@ def _recognise(model: Model, asks: list[ChunkAsk]) -> list[Answer]:
     return [chunk if isinstance(chunk, TransientError) else next(heard) for chunk in chunks]
 
 
-def _read(ask: ChunkAsk) -> Samples | TransientError:
+def _read(ask: ChunkAsk) -> Pcm | TransientError:
     try:
         return ask.read()
     except TransientError as error:

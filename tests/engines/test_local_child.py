@@ -7,7 +7,7 @@ import orjson
 import pytest
 import torch
 
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm
 from consumer.engines import wire
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import RecordingError, TransientError
@@ -27,14 +27,14 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
         raise self.error
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> ChunkAsk:
     path = tmp_path / "a.pcm"
-    path.write_bytes(np.arange(1000, dtype="<f4").tobytes())
+    path.write_bytes(np.arange(1000, dtype="<i2").tobytes())
     return ChunkAsk(path, 100, 300, "en", words=True)
 
 
@@ -49,7 +49,7 @@ def wire_header(encoded: bytes) -> object:
 
 
 def test_a_chunk_is_the_samples_between_its_bounds(ask: ChunkAsk) -> None:
-    assert np.array_equal(ask.read(), np.arange(100, 300, dtype=np.float32))
+    assert np.array_equal(ask.read(), np.arange(100, 300, dtype=np.int16))
     assert ChunkAsk.from_wire(ask.to_wire()) == ask
 
 

@@ -4,14 +4,14 @@ import os
 import signal
 from pathlib import Path
 
-from consumer.core.hearing import HeardChunk, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, ModelInfo, Pcm
 from consumer.engines import ctc
 
 FRAGILE = "tests.support.fragile_ctc:load"
 """What ``LocalEngine(loader=...)`` takes."""
 
-HOLDS, KILLS, FAILS = 30.0, 40.0, 50.0
-"""A first sample of such a size stands for what cannot be foreseen: no real sample is so large."""
+HOLDS, KILLS, FAILS = 30_000, 31_000, 32_000
+"""A first sample of just this size stands for what cannot be foreseen: babble is never so loud."""
 GATE = "gate"
 """A named pipe in the model's folder: while it exists, a chunk that HOLDS opens it and then never ends."""
 
@@ -27,7 +27,7 @@ class FragileCtc:
     def info(self) -> ModelInfo:
         return self._model.info
 
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
         for chunk in chunks:
             if chunk[0] == KILLS:
                 os.kill(os.getpid(), signal.SIGSEGV)
