@@ -6,7 +6,7 @@ cuts a recording into chunks and makes one text of what was heard in them.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -93,6 +93,34 @@ class Model(Protocol):
         as failed, and the parent tries its members alone.
         """
         ...
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A Model that is quicker once it has heard each length of chunk."""
+
+    def warm_up(self, lengths_seconds: list[float]) -> None:
+        """Called once, before the child says that it is ready, with the longest chunk of each length bucket."""
+        ...
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """A Model that gains by having the next batch laid ready while it is busy with this one."""
+
+    def stage(self, chunks: list[Pcm]) -> list[Pcm]:
+        """The same chunks where ``recognise`` finds them soonest, such as in pinned memory.
+
+        Called in another thread than ``recognise``, at most two batches ahead of it.
+        """
+        ...
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """A Model whose ``recognise`` may be called from several threads at once."""
+
+    batches_at_once: int
 
 
 @dataclass(frozen=True, slots=True)

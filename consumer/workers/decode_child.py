@@ -29,7 +29,7 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     def handle(request: dict[str, Any], _payload: bytes) -> Frame:
         return asdict(decode_file(Path(request["path"]), Path(request["out_path"]), max_seconds=max_seconds)), b""
 
-    return {}, handle
+    return {}, Handler(handle)
 
 
 def _let_numba_cache(folder: Path) -> None:

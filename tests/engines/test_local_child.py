@@ -7,7 +7,7 @@ import orjson
 import pytest
 import torch
 
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm
+from consumer.core.hearing import HeardChunk, HeardWord, Model, ModelInfo, Pcm
 from consumer.engines import wire
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import RecordingError, TransientError
@@ -36,6 +36,14 @@ def ask(tmp_path: Path) -> ChunkAsk:
     path = tmp_path / "a.pcm"
     path.write_bytes(np.arange(1000, dtype="<i2").tobytes())
     return ChunkAsk(path, 100, 300, "en", words=True)
+
+
+def hear(model: Model, *asks: ChunkAsk) -> list[wire.Answer]:
+    """A batch as the child hears it."""
+    ears = engine_child.Ears(model)
+    header = {"chunks": [ask.to_wire() for ask in asks]}
+    answer, payload = ears.answer(header, ears.prepare(header, b""))
+    return wire.answers_from_wire(over_the_wire(answer["chunks"]), payload)  # type: ignore[arg-type]
 
 
 def over_the_wire(header: object) -> object:
@@ -109,16 +117,16 @@ def test_what_a_model_says_of_itself_arrives_as_it_was_sent() -> None:
 )
 def test_a_child_whose_accelerator_failed_leaves(ask: ChunkAsk, error: Exception) -> None:
     with pytest.raises(SystemExit) as leaving:
-        engine_child._recognise(Failing(error), [ask])
+        hear(Failing(error), ask)
     assert leaving.value.code == engine_child.EXIT_UNTRUSTED
 
 
 def test_a_child_stays_after_an_error_of_the_model(ask: ChunkAsk) -> None:
     for error in (RuntimeError("sizes do not fit"), ValueError("not finite")):
         with pytest.raises(type(error)):
-            engine_child._recognise(Failing(error), [ask])
+            hear(Failing(error), ask)
 
 
 def test_a_batch_of_unreadable_chunks_does_not_trouble_the_model(tmp_path: Path) -> None:
-    (answer,) = engine_child._recognise(Failing(ValueError("asked")), [ChunkAsk(tmp_path / "none", 0, 5)])
+    (answer,) = hear(Failing(ValueError("asked")), ChunkAsk(tmp_path / "none", 0, 5))
     assert isinstance(answer, TransientError)

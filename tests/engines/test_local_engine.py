@@ -134,7 +134,7 @@ async def test_a_recording_whose_samples_are_gone_fails_alone(engine: LocalEngin
     with pytest.raises(TransientError, match="cannot be read"):
         await engine.transcribe(cut_short, Wish())
     asks = [ChunkAsk(path, 0, gone.samples) for path in (tmp_path / "none.pcm", whole.pcm_path)]
-    missing, there = await engine._run_batch(0, asks)
+    missing, there = await engine._children.hear(0, asks)
     assert isinstance(missing, TransientError)
     assert not isinstance(there, TransientError)
 

@@ -26,7 +26,7 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     if init.get("fail") or ("fail_if" in init and Path(init["fail_if"]).exists()):
         raise RecordingError(Reason.POISON, "this child was told to fail")
     ballast.extend(os.urandom(int(init.get("ballast_bytes", 0))))
-    return {"pid": os.getpid()}, handle
+    return {"pid": os.getpid()}, Handler(handle)
 
 
 def handle(request: dict[str, Any], payload: bytes) -> Frame:
