@@ -130,3 +130,70 @@ def test_a_child_stays_after_an_error_of_the_model(ask: ChunkAsk) -> None:
 def test_a_batch_of_unreadable_chunks_does_not_trouble_the_model(tmp_path: Path) -> None:
     (answer,) = hear(Failing(ValueError("asked")), ChunkAsk(tmp_path / "none", 0, 5))
     assert isinstance(answer, TransientError)
+
+
+class Narrow:
+    """A Model that hears so many chunks at once and no more, and says by its words how many they were."""
+
+    info = INFO
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most = most
+        self.error = error
+        self.batches: list[int] = []
+
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+        self.batches.append(len(chunks))
+        if len(chunks) > self.most:
+            raise self.error
+        return [HeardChunk(text=str(chunk[0])) for chunk in chunks]
+
+
+NO_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("CUDA failed with error out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_batch_that_memory_cannot_hold_is_heard_in_parts_and_so_is_the_next(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    path = tmp_path / "a.pcm"
+    path.write_bytes(np.arange(8000, dtype="<i2").tobytes())
+    asks = [ChunkAsk(path, start, start + 1000) for start in range(0, 8000, 1000)]
+    model = Narrow(2, error)
+    ears = engine_child.Ears(model)
+    header = {"chunks": [ask.to_wire() for ask in asks]}
+    for _ in range(2):
+        answer, _ = ears.answer(header, ears.prepare(header, b""))
+        assert [chunk["text"] for chunk in answer["chunks"]] == [str(start) for start in range(0, 8000, 1000)]
+    assert model.batches == [8, 4, 2, 2, 4, 2, 2, *[2] * 4], "the second batch goes in parts at once"
+    assert capfd.readouterr().err.count("out of memory over") == 3
+
+
+def test_no_memory_for_one_chunk_is_the_machines_fault_and_not_the_recordings(ask: ChunkAsk) -> None:
+    with pytest.raises(TransientError, match="memory"):
+        hear(Narrow(0, MemoryError()), ask)
+
+
+def test_a_model_that_stages_gets_what_it_laid_ready(ask: ChunkAsk, tmp_path: Path) -> None:
+    class Staging(Narrow):
+        def stage(self, chunks: list[Pcm]) -> list[Pcm]:
+            return [chunk + np.int16(1) for chunk in chunks]
+
+    missing, heard = hear(Staging(9, MemoryError()), ChunkAsk(tmp_path / "none", 0, 5), ask)
+    assert isinstance(missing, TransientError)
+    assert isinstance(heard, HeardChunk)
+    assert heard.text == "101"
+
+
+@pytest.mark.parametrize("library", ["torch", "ctranslate2"])
+def test_auto_means_every_gpu_and_else_the_cpu(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    engine = "ctc" if library == "torch" else "ctranslate2"
+    for count, devices in ((0, ["cpu"]), (2, ["cuda:0", "cuda:1"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda count=count: count)
+        assert engine_child.devices_there(engine) == devices
