@@ -42,7 +42,11 @@ async def serve(settings: Settings) -> None:
                 await _serve(settings, recordings, engine, stopping)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
-        log.info("stopped in order longest_loop_block_seconds=%.3f", loop_monitor.longest_seconds)
+        log.info(
+            "stopped in order longest_loop_block_seconds=%.3f computing_seconds=%.3f",
+            loop_monitor.longest_seconds,
+            loop_monitor.longest_computing_seconds,
+        )
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

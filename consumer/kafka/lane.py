@@ -30,6 +30,8 @@ _COMMIT_BYTES = 16 * 1024 * 1024
 """What one transaction writes at most, give or take its last outcome."""
 _BREATHER = 25
 """Outcomes that are written out before the event loop gets a turn."""
+_BEGUN_AT_ONCE = 8
+"""Events that a lane begins before the event loop gets a turn: each may be answered from memory there and then."""
 
 
 class Lane:
@@ -44,6 +46,7 @@ class Lane:
         self._parts = parts
         self._offsets = OffsetMap(CommitPoint(0))
         self._committed = CommitPoint(0)
+        self._pumping: asyncio.Handle | None = None
         self._backlog: deque[Record] = deque()
         self._ready: deque[Decided] = deque()
         self._committing: list[Decided] = []
@@ -191,11 +194,17 @@ class Lane:
     def _pump(self) -> None:
         if self._events is None:
             return
-        limit = self._parts.settings.lane_in_flight
+        if self._pumping is not None:
+            self._pumping.cancel()  # one at a time: this is it
+        limit, begun = self._parts.settings.lane_in_flight, 0
         while self._backlog and self._offsets.unsettled < limit and self._offsets.has_room():
             suspect = self._suspicion.is_suspect(self._backlog[0].offset)
             if suspect and self._offsets.unsettled:
                 break  # alone, so that a death names it
+            if begun == _BEGUN_AT_ONCE:
+                self._pumping = asyncio.get_running_loop().call_soon(self._pump)
+                return
+            begun += 1
             record = self._backlog.popleft()
             if not self._offsets.give(record.offset):
                 continue

@@ -33,6 +33,8 @@ class LoopMonitor:
         self._computed = self._computing()
         self.longest_seconds = 0.0
         """The longest block since the start."""
+        self.longest_computing_seconds = 0.0
+        """The most that was computed in one block: what is left of it on a machine with a core to spare."""
 
     @property
     def longest_of_minute_seconds(self) -> float:
@@ -41,13 +43,14 @@ class LoopMonitor:
     def tick(self) -> None:
         """The timer has come; the next is due a period from here."""
         now, computed = self._clock(), self._computing()
-        late = max(0.0, now - self._due)
+        late, computing = max(0.0, now - self._due), computed - self._computed
         self._minute.add(late, now)
         self.longest_seconds = max(self.longest_seconds, late)
+        self.longest_computing_seconds = max(self.longest_computing_seconds, min(late, computing))
         if late > WORTH_A_LINE_SECONDS and now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
             # little computing: the machine had no core for this thread, or it waited for a disk
-            log.warning("loop_blocked seconds=%.3f computing_seconds=%.3f", late, computed - self._computed)
+            log.warning("loop_blocked seconds=%.3f computing_seconds=%.3f", late, computing)
         self._due, self._computed = now + TICK_SECONDS, computed
 
 

@@ -42,6 +42,7 @@ def test_a_block_is_how_much_too_late_the_timer_comes(caplog: pytest.LogCaptureF
     clocks.computed += 0.1
     watching.tick()
     assert watching.longest_of_minute_seconds == watching.longest_seconds == pytest.approx(0.3)
+    assert watching.longest_computing_seconds == pytest.approx(0.1)
     assert "loop_blocked seconds=0.300 computing_seconds=0.100" in caplog.text
     clocks.now += 61
     watching.tick()
