@@ -56,7 +56,7 @@ class _Ask:
 
 
 class CTranslate2Whisper:
-    """A Model; greedy and without time-stamp tokens. ``recognise`` is for one caller at a time."""
+    """A Model; greedy and without time-stamp tokens. ``recognise`` is for ``batches_at_once`` callers at a time."""
 
     def __init__(
         self,
@@ -71,6 +71,8 @@ class CTranslate2Whisper:
         self._whisper = whisper
         self._vocabulary = vocabulary
         self._batched = batched
+        # on a CPU the second batch fills the workers that the first one's last windows leave idle
+        self.batches_at_once = 1 if batched else 2
         self._features = FeatureExtractor(feature_size=whisper.n_mels)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="whisper")
 
