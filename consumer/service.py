@@ -27,6 +27,7 @@ from consumer.pipeline import Pipeline
 from consumer.settings import Settings
 from consumer.settled import Memory
 from consumer.telemetry.export import exporting
+from consumer.telemetry.loop_monitor import monitored_loop
 from consumer.telemetry.spans import Tracing
 
 log = logging.getLogger(__name__)
@@ -34,14 +35,18 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: Settings) -> None:
     """Run until a signal asks to drain. Raises ServiceError when a promise cannot be kept."""
-    with exporting("earwitness"), _signals() as stopping:
+    with exporting("earwitness"), _signals() as stopping, monitored_loop() as loop_monitor:
         await topics.check(settings)
         try:
             async with hearing(settings) as (recordings, engine):
                 await _serve(settings, recordings, engine, stopping)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
-        log.info("stopped in order")
+        log.info(
+            "stopped in order longest_loop_block_seconds=%.3f computing_seconds=%.3f",
+            loop_monitor.longest_seconds,
+            loop_monitor.longest_computing_seconds,
+        )
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

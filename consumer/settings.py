@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     model_revision: str | None = None
     """Commit or tag on the hub; pin it in production, since it is part of the dedup key."""
     devices: Names = Field(default_factory=lambda: ["auto"])
-    """`auto`, `cpu`, or a list such as `cuda:0,cuda:1`."""
+    """`auto` (every GPU, else the CPU), `cpu`, or a list such as `cuda:0,cuda:1`."""
     compute_type: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """`auto`: int8 for ctranslate2 on a CPU, bfloat16 on a GPU, else float32."""
     engine_threads: NonNegativeInt = 0
@@ -162,6 +162,8 @@ class Settings(BaseSettings):
     """Audio that waits for the engine at most; beyond it, partitions pause."""
     engine_timeout_seconds: PositiveFloat = 120.0
     """A batch that takes longer means a hung engine: its process is replaced."""
+    engine_recycle_rss_bytes: NonNegativeInt = 4 * 1024 * 1024 * 1024
+    """An engine process that has grown by so much since it was warm is replaced between batches; 0: never."""
     simulated_realtime_factor: PositiveFloat = 100.0
     """Seconds of audio that one slot of the simulated engine hears in a second."""
     simulated_concurrency: PositiveInt = 4

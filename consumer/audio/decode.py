@@ -1,4 +1,4 @@
-"""Any recording to 16 kHz mono float32, block by block, so that memory never depends on its length. Pure and blocking.
+"""Any recording to 16 kHz mono int16, block by block, so that memory never depends on its length. Pure and blocking.
 
 libsndfile reads first (WAV, FLAC, MP3, OGG and kin); what it does not know or gives up on goes to PyAV (AAC, MP4,
 WebM). A recording is corrupt if more than a tenth of it is damaged, or missing against a length that its header is
@@ -23,6 +23,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from consumer.core.hearing import to_pcm
 from consumer.core.model import SAMPLE_RATE
 from consumer.errors import RecordingError, TransientError
 from schemas.codes import Reason
@@ -55,7 +56,7 @@ class DecodeResult:
 
 
 def decode_file(path: Path, out_path: Path, *, max_seconds: float) -> DecodeResult:
-    """Write the recording at ``path`` to ``out_path`` as raw little-endian float32, 16 kHz, mono.
+    """Write the recording at ``path`` to ``out_path`` as raw little-endian int16, 16 kHz, mono.
 
     Raises RecordingError: ``unsupported_format``, ``corrupt_audio``, ``empty``, or ``too_long`` as soon as more than
     ``max_seconds`` have come out; TransientError(fetch_failed) if the spool is at fault.
@@ -130,7 +131,7 @@ class Writer:
         if self.samples > self._max_seconds * SAMPLE_RATE:
             detail = f"the recording is longer than {self._max_seconds:g} s; cut it, or raise max_audio_seconds"
             raise RecordingError(Reason.TOO_LONG, detail)
-        self._file.write(np.ascontiguousarray(mono, "<f4").data)
+        self._file.write(to_pcm(mono).data)
 
 
 def _with_libsndfile(path: Path, out_path: Path, max_seconds: float) -> DecodeResult:

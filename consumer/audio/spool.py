@@ -19,7 +19,7 @@ from typing import BinaryIO
 from consumer.errors import MachineError, ServiceError, TransientError
 from schemas.codes import Reason
 
-_SUFFIXES = (".audio", ".f32", ".part")
+_SUFFIXES = (".audio", ".pcm", ".part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class _Entry:
 
 
 class Spool:
-    """Files by digest (``<digest>.audio``, ``<digest>.f32``), leases, and a limit on their bytes.
+    """Files by digest (``<digest>.audio``, ``<digest>.pcm``), leases, and a limit on their bytes.
 
     The limit stops new fetches, not running ones: it may be passed by what is being written just then.
     All methods are quick and belong to the event loop, except Part.write.
@@ -145,12 +145,12 @@ class Spool:
     def pcm_path(self, digest: str) -> Path | None:
         """A leased recording's samples, if they are here."""
         entry = self._entries.get(digest)
-        return self._folder / f"{digest}.f32" if entry is not None and entry.pcm_bytes else None
+        return self._folder / f"{digest}.pcm" if entry is not None and entry.pcm_bytes else None
 
     def keep_pcm(self, digest: str, scratch: Path) -> Path:
         """File decoded samples beside their recording, which must be leased; their path."""
         entry = self._entries[digest]
-        path = self._folder / f"{digest}.f32"
+        path = self._folder / f"{digest}.pcm"
         scratch.replace(path)
         size_bytes = path.stat().st_size
         self._used_bytes += size_bytes - entry.pcm_bytes
@@ -173,7 +173,7 @@ class Spool:
         entry = self._entries.pop(digest)
         self._used_bytes -= entry.fetched.size_bytes + entry.pcm_bytes
         entry.fetched.path.unlink(missing_ok=True)
-        (self._folder / f"{digest}.f32").unlink(missing_ok=True)
+        (self._folder / f"{digest}.pcm").unlink(missing_ok=True)
 
     def _wipe(self) -> None:
         for path in self._folder.iterdir():

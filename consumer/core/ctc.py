@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from consumer.core.hearing import HeardChunk, ModelInfo, Samples, Span
+from consumer.core.hearing import HeardChunk, ModelInfo, Pcm, Samples, Span, to_samples
 from consumer.core.model import SAMPLE_RATE
 from schemas.codes import WarningCode
 from schemas.models import Recognised, Segment, Word
@@ -141,7 +141,7 @@ class CtcFamily:
                 f"chunk_overlap_seconds ({overlap_seconds:g}) is more than half of chunk_seconds ({chunk_seconds:g})"
             )
 
-    def plan(self, samples: Samples) -> list[Span]:
+    def plan(self, samples: Pcm | Samples) -> list[Span]:
         """Spans of equal length (but for rounding to frames) with seams in the quietest 100 ms of each overlap."""
         total = int(samples.shape[0])
         if total <= self._chunk:
@@ -214,10 +214,11 @@ def _cut(before: Span, earlier: HeardChunk, after: Span, later: HeardChunk) -> t
     return seam, False
 
 
-def _quietest(overlap: Samples) -> int:
+def _quietest(overlap: Pcm | Samples) -> int:
     """Where in the samples that two chunks share the 100 ms are quietest, in whole frames; the middle if all is."""
     frames = int(overlap.shape[0]) // FRAME_SAMPLES
-    energy = np.square(overlap[: frames * FRAME_SAMPLES].astype(np.float64)).reshape(frames, FRAME_SAMPLES).sum(axis=1)
+    sound = to_samples(overlap[: frames * FRAME_SAMPLES]).astype(np.float64)
+    energy = np.square(sound).reshape(frames, FRAME_SAMPLES).sum(axis=1)
     margin = _margin_frames(frames)
     width = min(_QUIET_FRAMES, frames - 2 * margin)
     windows = np.convolve(energy[margin : frames - margin], np.ones(width), mode="valid")

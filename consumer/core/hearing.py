@@ -6,15 +6,36 @@ cuts a recording into chunks and makes one text of what was heard in them.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.models import EngineRef, Recognised
 
+Pcm = npt.NDArray[np.int16]
+"""Mono, 16 kHz, full scale: what decoded recordings and chunks are; shape (samples,)."""
 Samples = npt.NDArray[np.float32]
-"""Mono, 16 kHz, nominally within -1 to 1; shape (samples,)."""
+"""The same sound within -1 to 1: what models compute with; shape (samples,)."""
+
+PCM_TYPE = np.dtype("<i2")
+"""Decoded samples as they lie in a file."""
+_FULL_SCALE = 32768.0
+"""As libsndfile and FFmpeg scale: 16-bit sources come through to the bit."""
+
+
+def to_samples(sound: Pcm | Samples) -> Samples:
+    """Sound within -1 to 1; what is float already comes back as it is."""
+    if sound.dtype.kind == "f":
+        return np.asarray(sound, np.float32)
+    return sound.astype(np.float32) * np.float32(1 / _FULL_SCALE)
+
+
+def to_pcm(samples: Samples) -> Pcm:
+    """Rounded to 16 bits; what is louder than full scale is clipped."""
+    scaled = np.rint(samples * np.float32(_FULL_SCALE))
+    pcm: Pcm = np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(PCM_TYPE)
+    return pcm
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +86,41 @@ class Model(Protocol):
     @property
     def info(self) -> ModelInfo: ...
 
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
         """Hear a batch; one answer for each chunk, in order, whatever its peers are (batching never changes text).
 
         ``words`` says for which chunks word times are wanted. Raises what it raises: the child reports the batch
         as failed, and the parent tries its members alone.
         """
         ...
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A Model that is quicker once it has heard each length of chunk."""
+
+    def warm_up(self, lengths_seconds: list[float]) -> None:
+        """Called once, before the child says that it is ready, with the longest chunk of each length bucket."""
+        ...
+
+
+@runtime_checkable
+class Stages(Protocol):
+    """A Model that gains by having the next batch laid ready while it is busy with this one."""
+
+    def stage(self, chunks: list[Pcm]) -> list[Pcm]:
+        """The same chunks where ``recognise`` finds them soonest, such as in pinned memory.
+
+        Called in another thread than ``recognise``, at most two batches ahead of it.
+        """
+        ...
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """A Model whose ``recognise`` may be called from several threads at once."""
+
+    batches_at_once: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +138,11 @@ class Span:
 class Family(Protocol):
     """How one kind of model treats whole recordings; pure."""
 
-    def plan(self, samples: Samples) -> list[Span]:
-        """Cut a recording; every span within the model's length, all samples covered. May be slow: not on the loop."""
+    def plan(self, samples: Pcm | Samples) -> list[Span]:
+        """Cut a recording, perhaps a memory map; every span within the model's length, all samples covered.
+
+        May be slow: not on the loop.
+        """
         ...
 
     def merge(self, spans: list[Span], heard: list[HeardChunk], info: ModelInfo, audio_seconds: float) -> Recognised:

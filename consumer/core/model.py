@@ -8,8 +8,9 @@ from typing import Protocol
 from schemas.models import Attempt, EngineRef, Recognised
 
 SAMPLE_RATE = 16_000
-"""Hertz. Every engine hears 16 kHz mono float32."""
-SAMPLE_BYTES = 4
+"""Hertz. Every engine hears 16 kHz mono."""
+SAMPLE_BYTES = 2
+"""Decoded samples are 16-bit: a telephone, a microphone and every model's training data have no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A decoded recording: raw little-endian float32 samples, 16 kHz mono, in a file of the spool."""
+    """A decoded recording: raw little-endian int16 samples, 16 kHz mono, in a file of the spool."""
 
     digest: str
     pcm_path: Path

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from consumer.core.hearing import Pcm, Samples, to_samples
 from consumer.core.model import SAMPLE_RATE
 
 FRAME_SAMPLES = SAMPLE_RATE // 100
@@ -49,12 +50,12 @@ class Pause:
         return (self.stop - self.start) / SAMPLE_RATE
 
 
-def frame_levels(samples: npt.NDArray[np.float32]) -> Levels:
+def frame_levels(samples: Pcm | Samples) -> Levels:
     """The level of each frame of 10 ms; the last one may be shorter. Shape (ceil(samples / 160),)."""
     frames = -(-len(samples) // FRAME_SAMPLES)
     levels = np.empty(frames, np.float32)
     for first in range(0, frames, _BLOCK_FRAMES):
-        block = np.asarray(samples[first * FRAME_SAMPLES : (first + _BLOCK_FRAMES) * FRAME_SAMPLES], np.float32)
+        block = to_samples(samples[first * FRAME_SAMPLES : (first + _BLOCK_FRAMES) * FRAME_SAMPLES])
         whole, rest = divmod(len(block), FRAME_SAMPLES)
         framed = block[: whole * FRAME_SAMPLES].reshape(whole, FRAME_SAMPLES)
         levels[first : first + whole] = _decibels(np.einsum("fs,fs->f", framed, framed) / FRAME_SAMPLES)

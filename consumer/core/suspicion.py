@@ -73,3 +73,32 @@ class Suspicion:
 
 
 NO_SUSPICION = Suspicion()
+
+
+class Caution:
+    """What a lane may begin, given its suspicion: suspects a few at a time or alone, so that a death says something."""
+
+    def __init__(self, suspicion: Suspicion = NO_SUSPICION) -> None:
+        self.suspicion = suspicion
+        self.alone: int | None = None
+        """The event beside which nothing may be begun; its trial ends by setting it to None."""
+        self._places = 0
+        """How many more suspects may join those that were begun together."""
+
+    def allows(self, offset: int, unsettled: int) -> bool:
+        """Whether the event may be begun beside so many that are not settled."""
+        if self.alone is not None:
+            return False
+        if not self.suspicion.is_suspect(offset):
+            return True
+        if not unsettled:
+            self._places = SUSPECTS_AT_ONCE
+            return True
+        return self._places > 0 and not self.suspicion.must_be_alone(offset)
+
+    def begins(self, offset: int) -> bool:
+        """The event is begun; whether alone."""
+        self._places -= 1
+        if self.suspicion.must_be_alone(offset):
+            self.alone = offset
+        return self.alone is not None

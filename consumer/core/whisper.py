@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from consumer.core import pauses
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples, Span
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, Span
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import FRAME_SAMPLES, Levels, Pause
 from consumer.core.seams import plain, seam
@@ -47,7 +47,7 @@ class WhisperFamily:
         self._overlap = round(chunk_overlap_seconds * SAMPLE_RATE)
         self._word_times = word_times
 
-    def plan(self, samples: Samples) -> list[Span]:
+    def plan(self, samples: Pcm | Samples) -> list[Span]:
         """Windows of at most 29 s that hold everything that can be heard; none for a silent recording.
 
         Silence at the edges of a window and windows of silence are left out: no model should be asked about them.

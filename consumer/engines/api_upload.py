@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile as sf
 
-from consumer.core.hearing import Samples
+from consumer.core.hearing import PCM_TYPE, Pcm, Samples, to_samples
 from consumer.core.model import SAMPLE_RATE, Recording
 from consumer.core.prices import ApiModel
 from consumer.errors import RecordingError
@@ -56,7 +56,7 @@ def plan_parts(recording: Recording, model: ApiModel) -> list[Part]:
 
 def encode_part(recording: Recording, part: Part) -> bytes:
     """The part as 16 bit FLAC, 16 kHz mono."""
-    samples = np.nan_to_num(_open(recording)[part.start : part.stop], nan=0.0)
+    samples = _open(recording)[part.start : part.stop]
     if len(samples) < SHORTEST_UPLOAD_SAMPLES:
         samples = np.pad(samples, (0, SHORTEST_UPLOAD_SAMPLES - len(samples)))
     body = io.BytesIO()
@@ -64,17 +64,18 @@ def encode_part(recording: Recording, part: Part) -> bytes:
     return body.getvalue()
 
 
-def quietest(samples: Samples) -> int:
+def quietest(samples: Pcm | Samples) -> int:
     """The middle of the quietest 100 ms, as an index."""
     hops = len(samples) // _HOP
     if hops <= _QUIET_HOPS:
         return len(samples) // 2
-    energy = np.square(np.asarray(samples[: hops * _HOP], np.float64)).reshape(hops, _HOP).sum(axis=1)
+    sound = to_samples(samples[: hops * _HOP]).astype(np.float64)
+    energy = np.square(sound).reshape(hops, _HOP).sum(axis=1)
     windows = np.convolve(energy, np.ones(_QUIET_HOPS), mode="valid")
     return int(np.argmin(windows)) * _HOP + _QUIET_HOPS * _HOP // 2
 
 
-def _open(recording: Recording) -> Samples:
+def _open(recording: Recording) -> Pcm:
     if recording.samples == 0:
         raise RecordingError(Reason.EMPTY, "the recording holds no audio; publish one that does")
-    return np.memmap(recording.pcm_path, dtype="<f4", mode="r", shape=(recording.samples,))
+    return np.memmap(recording.pcm_path, dtype=PCM_TYPE, mode="r", shape=(recording.samples,))

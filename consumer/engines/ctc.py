@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from consumer.core.ctc import FIELD_SAMPLES, FRAME_SAMPLES
-from consumer.core.hearing import HeardChunk, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, ModelInfo, Pcm, Samples, to_samples
 from consumer.core.model import SAMPLE_RATE
 from schemas.models import EngineRef
 
@@ -135,13 +135,14 @@ class CtcModel:
         self._norms = _replace_group_norms(network)
         _fold_weight_norms(network)
 
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:  # noqa: ARG002 (word times come with the frames; the model has its language)
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:  # noqa: ARG002 (word times come with the frames; the model has its language)
         """Hear a batch: the best id and the certainty of each frame. Chunks below 400 samples have no frames.
 
         Raises ValueError where the model's numbers are not finite: samples that are no audio, or a broken model.
         """
+        samples = [to_samples(chunk) for chunk in chunks]
         return [
-            HeardChunk(frame_ids=ids, frame_confidence=confidence) for ids, confidence in self._best_of_frames(chunks)
+            HeardChunk(frame_ids=ids, frame_confidence=confidence) for ids, confidence in self._best_of_frames(samples)
         ]
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ import numpy as np
 from faster_whisper import download_model
 from faster_whisper.feature_extractor import FeatureExtractor
 
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, to_samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.engines import whisper_text
 from consumer.engines.whisper_text import Vocabulary
@@ -41,7 +41,7 @@ def load(model: str, *, revision: str | None, device: str, compute_type: str, th
     quantization = None if compute == "float32" else compute
     ref = EngineRef(name="ctranslate2", model=model, revision=revision, quantization=quantization)
     loaded = CTranslate2Whisper(whisper, vocabulary, ref, workers=workers, batched=kind == "cuda")
-    loaded.recognise([np.zeros(_WARM_UP_SAMPLES, np.float32)] * workers, ["en"] * workers, [True] * workers)
+    loaded.recognise([np.zeros(_WARM_UP_SAMPLES, np.int16)] * workers, ["en"] * workers, [True] * workers)
     return loaded
 
 
@@ -56,7 +56,7 @@ class _Ask:
 
 
 class CTranslate2Whisper:
-    """A Model; greedy and without time-stamp tokens. ``recognise`` is for one caller at a time."""
+    """A Model; greedy and without time-stamp tokens. ``recognise`` is for ``batches_at_once`` callers at a time."""
 
     def __init__(
         self,
@@ -71,12 +71,14 @@ class CTranslate2Whisper:
         self._whisper = whisper
         self._vocabulary = vocabulary
         self._batched = batched
+        # on a CPU the second batch fills the workers that the first one's last windows leave idle
+        self.batches_at_once = 1 if batched else 2
         self._features = FeatureExtractor(feature_size=whisper.n_mels)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="whisper")
 
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
         """Hear a batch; chunks of at most 30 s each, one window each."""
-        wanted = zip(chunks, languages, words, strict=True)
+        wanted = zip(map(to_samples, chunks), languages, words, strict=True)
         if not self._batched:
             return list(self._pool.map(lambda one: self._hear([self._ask(*one)])[0], wanted))
         asks = list(self._pool.map(lambda one: self._ask(*one), wanted))

@@ -1,7 +1,9 @@
 """The batcher's shell: submit a chunk and await what was heard; that many callers share a batch is invisible.
 
-One task for each slot takes what is due and has it run. Nothing polls: a slot sleeps until a chunk comes or the
-oldest chunk's time is up. Every future is resolved, whatever happens to the batch.
+Each executor has a task for every batch that it may hold; a task takes what is due and has it run. Nothing polls: a
+task sleeps until a chunk comes or the oldest chunk's time is up. Every future is resolved, whatever happens to the
+batch. An executor that is busy is given a further batch only when enough waits to fill one: it has its next work at
+hand then, and while little waits, chunks gather instead.
 """
 
 import asyncio
@@ -9,11 +11,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from consumer.core.batcher import Batcher, BatchLimits, Closed
-from consumer.errors import ReasonedError, RecordingError, TransientError
+from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed
+from consumer.engines.executor import Executor
+from consumer.engines.trials import Part, Trials
+from consumer.errors import ReasonedError, TransientError
 from consumer.workers.worker import WorkerDiedError, WorkerFaultError
 from schemas.codes import Reason
 
@@ -21,14 +25,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 RunBatch = Callable[[int, list[T]], Awaitable[Sequence[R | ReasonedError]]]
-"""Runs items on a slot; one answer each, in order. Raises WorkerDiedError if the executor died over them, another
+"""Runs items on an executor; one answer each, in order. Raises WorkerDiedError if the executor died over them, another
 TransientError if it cannot be had at all, anything else if it lives but failed."""
-
-DEATHS_ALONE = 2
-"""An item over which the executor died so often while it was alone is poison: once may be somebody else's kill."""
-
-CONDEMNED_IN_A_ROW = 3
-"""So many verdicts of poison with no good batch between them, and it is the engine that is suspected."""
 
 log = logging.getLogger(__name__)
 
@@ -77,26 +75,28 @@ class _Ticket(Generic[T, R]):
             self.future.set_exception(error)
 
 
-_Part = tuple[list[_Ticket[T, R]], int]
-"""Tickets to run together, and how often the executor died over just these."""
-
-
 class Dispatcher(Generic[T, R]):
-    """Micro-batches what is submitted onto ``slots`` executors; bounded, critical first, oldest first."""
+    """Micro-batches what is submitted onto ``executors``, each of which holds up to ``in_flight`` batches.
+
+    Bounded, critical first, oldest first.
+    """
 
     def __init__(
         self,
         limits: BatchLimits,
         run_batch: RunBatch[T, R],
         *,
-        slots: int = 1,
+        executors: int = 1,
+        in_flight: int = 1,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[BatchReport[T]], None] = lambda _: None,
     ) -> None:
         self._batcher: Batcher[_Ticket[T, R]] = Batcher(limits, lambda ticket: ticket.settled)
         self._window_seconds = limits.window_seconds
         self._run_batch = run_batch
-        self._slots = slots
+        self._executors = [Executor(number) for number in range(executors)]
+        self._in_flight = in_flight
+        self._trials: Trials[_Ticket[T, R]] = Trials()
         self._clock = clock
         self._observe = observe
         self._changed = asyncio.Event()
@@ -105,7 +105,6 @@ class Dispatcher(Generic[T, R]):
         self._open: set[_Ticket[T, R]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = True
-        self._condemned = 0
         self.last_good_batch_at: float | None = None
         """On the clock; its age is the engine's health."""
 
@@ -130,9 +129,9 @@ class Dispatcher(Generic[T, R]):
     def start(self) -> None:
         """Begin to serve; needs the running loop."""
         self._stopped = False
-        for slot in range(self._slots):
-            task = asyncio.create_task(self._serve_slot(slot), name=f"dispatcher slot {slot}")
-            task.add_done_callback(self._slot_ended)
+        for executor in self._executors * self._in_flight:
+            task = asyncio.create_task(self._feed(executor), name=f"dispatcher executor {executor.number}")
+            task.add_done_callback(self._feeding_ended)
             self._tasks.append(task)
 
     async def submit(
@@ -182,86 +181,82 @@ class Dispatcher(Generic[T, R]):
                     self._batcher.add(ticket, ticket.audio_seconds, critical=ticket.critical, now=self._clock())
                     self._changed.set()
 
-    async def _serve_slot(self, slot: int) -> None:
+    async def _feed(self, executor: Executor) -> None:
         while True:
-            batch = self._batcher.take(self._clock())
+            batch = self._take(executor)
             self._admit()
             if batch is None:
-                await self._until_due()
+                await self._until_due(executor)
                 continue
-            await self._serve(slot, batch.items, batch.closed)
+            executor.batches += 1
+            try:
+                await self._serve(executor, batch.items, batch.closed)
+            finally:
+                executor.batches -= 1
+                self._changed.set()
 
-    async def _until_due(self) -> None:
+    def _take(self, executor: Executor) -> Batch[_Ticket[T, R]] | None:
+        now = self._clock()
+        if executor.batches and (not self._batcher.saturated or self._another_is_freer(executor)):
+            return None
+        batch = self._batcher.take(now)
+        if batch is not None:
+            self._changed.set()  # what is left may be for the others
+        return batch
+
+    def _another_is_freer(self, executor: Executor) -> bool:
+        return any(other.batches < executor.batches for other in self._executors)
+
+    async def _until_due(self, executor: Executor) -> None:
         self._changed.clear()
-        due = self._batcher.next_due(self._clock())
+        due = None if executor.batches else self._batcher.next_due(self._clock())
         try:
             async with asyncio.timeout(None if due is None else due - self._clock()):
                 await self._changed.wait()
         except TimeoutError:
             return  # the oldest chunk has waited long enough
 
-    async def _serve(self, slot: int, tickets: list[_Ticket[T, R]], closed: Closed | None) -> None:
-        """Run a batch; what fails is run again in halves until what is at fault is alone."""
-        todo: list[_Part[T, R]] = [(tickets, 0)]
+    async def _serve(self, executor: Executor, tickets: list[_Ticket[T, R]], closed: Closed | None) -> None:
+        """Run a batch; what fails is run again in parts until what is at fault is alone."""
+        todo = [Part(tickets)]
         while todo:
-            part, deaths = todo.pop()
-            part = [ticket for ticket in part if not ticket.settled]
-            if part:
-                todo += reversed(await self._attempt(slot, part, deaths, closed))
+            part = todo.pop()
+            members = [ticket for ticket in part.members if not ticket.settled]
+            if members:
+                part = replace(part, members=members)
+                async with executor.use(alone=part.suspect):
+                    more = await self._attempt(executor, part, closed)
+                todo += reversed(more)
             closed = None
 
     async def _attempt(
-        self, slot: int, tickets: list[_Ticket[T, R]], deaths: int, closed: Closed | None
-    ) -> list[_Part[T, R]]:
+        self, executor: Executor, part: Part[_Ticket[T, R]], closed: Closed | None
+    ) -> list[Part[_Ticket[T, R]]]:
         """Run tickets together and settle them; or the parts to run instead, in order."""
-        started = self._clock()
+        tickets, given = part.members, self._clock()
         for ticket in tickets:
             ticket.begins()
         try:
-            answers = await self._run_batch(slot, [ticket.item for ticket in tickets])
+            answers = await self._run_batch(executor.number, [ticket.item for ticket in tickets])
             if len(answers) != len(tickets):
                 raise RuntimeError(f"{len(answers)} answers for {len(tickets)} items: this is a bug")  # noqa: TRY301
         except WorkerDiedError as error:
-            return self._after_death(tickets, deaths + 1, error)
+            return self._trials.after_death(part, error)
         except WorkerFaultError as error:
-            return self._after_fault(tickets, error.detail)
+            return self._trials.after_fault(part, error.detail)
         except TransientError as error:
             for ticket in tickets:  # each its own: an error that several callers raise gathers all their tracebacks
                 ticket.fail(TransientError(error.reason, error.detail, retry_after_seconds=error.retry_after_seconds))
             return []
         except ReasonedError as error:
-            return self._after_fault(tickets, error.detail, verdict=error)
+            return self._trials.after_fault(part, error.detail, verdict=error)
         except Exception as error:  # noqa: BLE001 (whatever it is, no future may be left open)
-            return self._after_fault(tickets, repr(error))
+            return self._trials.after_fault(part, repr(error))
+        # a batch that was given ahead began when the one before it was done
+        started = max(given, executor.finished_at)
         self._settle(tickets, answers, started, closed)
+        executor.finished_at = self._clock()
         return []
-
-    def _after_death(self, tickets: list[_Ticket[T, R]], deaths: int, error: WorkerDiedError) -> list[_Part[T, R]]:
-        log.warning("batch lost items=%d: %s", len(tickets), error.detail)
-        if len(tickets) > 1:
-            return _halves(tickets)
-        if deaths < DEATHS_ALONE:
-            return [(tickets, deaths)]
-        tickets[0].fail(self._condemn(f"the engine died {deaths} times over this chunk alone: {error.detail}"))
-        return []
-
-    def _after_fault(
-        self, tickets: list[_Ticket[T, R]], detail: str, verdict: ReasonedError | None = None
-    ) -> list[_Part[T, R]]:
-        log.warning("batch failed items=%d: %s", len(tickets), detail)
-        if len(tickets) > 1:
-            return _halves(tickets)
-        tickets[0].fail(verdict or self._condemn(f"the engine failed over this chunk alone: {detail}"))
-        return []
-
-    def _condemn(self, detail: str) -> ReasonedError:
-        """Poison; unless so much was poison lately that no recording should be blamed for good."""
-        self._condemned += 1
-        if self._condemned > CONDEMNED_IN_A_ROW:
-            return TransientError(
-                Reason.ENGINE_FAILED, f"{self._condemned} chunks failed in a row, each alone; {detail}"
-            )
-        return RecordingError(Reason.POISON, f"{detail}; listen to the recording or leave it out")
 
     def _settle(
         self,
@@ -272,7 +267,7 @@ class Dispatcher(Generic[T, R]):
     ) -> None:
         finished = self._clock()
         self.last_good_batch_at = finished
-        self._condemned = 0
+        self._trials.acquitted()
         audio_seconds = sum(ticket.audio_seconds for ticket in tickets)
         for ticket, answer in zip(tickets, answers, strict=True):
             if isinstance(answer, ReasonedError):
@@ -284,20 +279,15 @@ class Dispatcher(Generic[T, R]):
         padded_seconds = len(items) * max(self._window_seconds or ticket.audio_seconds for ticket in tickets)
         self._observe(BatchReport(items, closed, audio_seconds, padded_seconds, finished - started))
 
-    def _slot_ended(self, task: asyncio.Task[None]) -> None:
-        """A slot ends by ``stop`` alone; should it ever fail, nobody may wait for it in vain."""
+    def _feeding_ended(self, task: asyncio.Task[None]) -> None:
+        """Feeding ends by ``stop`` alone; should it ever fail, nobody may wait for it in vain."""
         error = None if task.cancelled() else task.exception()
         if error is None:
             return
         self._stopped = True
-        log.error("dispatcher slot failed", exc_info=error)
+        log.error("dispatcher failed", exc_info=error)
         for ticket in list(self._open):
             ticket.fail(TransientError(Reason.ENGINE_FAILED, f"the dispatcher failed, this is a bug: {error!r}"))
-
-
-def _halves(tickets: list[_Ticket[T, R]]) -> list[_Part[T, R]]:
-    middle = len(tickets) // 2
-    return [(tickets[:middle], 0), (tickets[middle:], 0)]
 
 
 def _stopping() -> TransientError:

@@ -4,6 +4,7 @@ This process imports no torch: models live in ``consumer.workers.engine_child``,
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -11,23 +12,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from consumer.core.batcher import BatchLimits
+from consumer.core.batcher import BUCKET_SECONDS, BatchLimits
 from consumer.core.ctc import CtcFamily
-from consumer.core.hearing import Family, HeardChunk, ModelInfo, Samples, Span
+from consumer.core.hearing import PCM_TYPE, Family, HeardChunk, ModelInfo, Pcm, Span
 from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
+from consumer.engines.children import IN_FLIGHT, EngineChildren
 from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
-from consumer.engines.wire import PCM, Answer, ChunkAsk, answers_from_wire, info_from_wire
+from consumer.engines.wire import ChunkAsk, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
 from consumer.settings import Settings
-from consumer.workers.supervisor import Supervisor
 from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt, EngineRef, Recognised
 
-CHILD_MODULE = "consumer.workers.engine_child"
-START_TIMEOUT_SECONDS = 900.0
-"""A first start may download the model."""
 CPU_BATCH_AUDIO_SECONDS = 40.0
 """Padded audio in a batch on a CPU at most: bigger batches gain hardly anything there, and the short recording
 behind them waits for all of it."""
@@ -62,23 +60,7 @@ class LocalEngine:
         self._clock = clock
         self._observe = observe
         self._family = _family(settings)
-        init = {
-            "engine": settings.engine,
-            "model": settings.model,
-            "revision": settings.model_revision,
-            "compute_type": settings.compute_type,
-            "threads": settings.engine_threads or os.cpu_count() or 1,
-            "loader": loader,
-        }
-        self._children = [
-            Supervisor(
-                CHILD_MODULE,
-                {**init, "device": device},
-                name=f"engine {settings.engine} {device}",
-                start_timeout_seconds=START_TIMEOUT_SECONDS,
-            )
-            for device in settings.devices
-        ]
+        self._children = EngineChildren(settings, _bucket_lengths(settings), loader)
         self._loaded: _Loaded | None = None
 
     @property
@@ -100,7 +82,7 @@ class LocalEngine:
     @property
     def child_pids(self) -> list[int]:
         """Processes of the children that are up."""
-        return [child.pid for child in self._children if child.pid is not None]
+        return self._children.pids
 
     def health_age_seconds(self) -> float | None:
         """How long the last good batch is ago; None before the first."""
@@ -125,17 +107,16 @@ class LocalEngine:
         return code
 
     async def start(self) -> None:
-        """Start every child and wait for all. Raises ReasonedError if one cannot start; none is left running."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                starts = [group.create_task(child.start()) for child in self._children]
-        except ExceptionGroup as failures:
-            await self._stop_children()
-            raise self._cannot_start(failures.exceptions[0]) from failures
-        told = starts[0].result()
+        """Start a child for each device and wait for all. Raises ReasonedError if one cannot start; none is left."""
+        told = await self._children.start()
         limits = _limits(self._settings, told["device"])
         dispatcher: Dispatcher[ChunkAsk, HeardChunk] = Dispatcher(
-            limits, self._run_batch, slots=len(self._children), clock=self._clock, observe=self._observe
+            limits,
+            self._children.hear,
+            executors=len(self._children),
+            in_flight=IN_FLIGHT,
+            clock=self._clock,
+            observe=self._observe,
         )
         at_once = _chunks_at_once(limits, self._settings.chunk_seconds, told["device"]) * len(self._children)
         self._loaded = _Loaded(info_from_wire(told), self._family, dispatcher, at_once)
@@ -144,7 +125,7 @@ class LocalEngine:
     async def stop(self) -> None:
         if self._loaded:
             await self._loaded.dispatcher.stop()
-        await self._stop_children()
+        await self._children.stop()
 
     async def transcribe(self, recording: Recording, wish: Wish) -> Heard:
         loaded = self._up()
@@ -176,27 +157,10 @@ class LocalEngine:
         elapsed = max(one.finished for one in served) - min(one.submitted for one in served)
         return Heard(recognised, attempt.cost_usd, [attempt], max(0.0, elapsed - infer_seconds), infer_seconds)
 
-    def _cannot_start(self, error: Exception) -> Exception:
-        if not isinstance(error, TransientError):
-            return error
-        # libraries speak in paragraphs, and of files rather than of the model
-        return TransientError(error.reason, f"model {self._settings.model}: {' '.join(error.detail.split())}")
-
     def _up(self) -> _Loaded:
         if self._loaded is None:
             raise TransientError(Reason.ENGINE_FAILED, "the engine is not started; start it first")
         return self._loaded
-
-    async def _run_batch(self, slot: int, asks: list[ChunkAsk]) -> list[Answer]:
-        header, payload = await self._children[slot].request(
-            {"chunks": [ask.to_wire() for ask in asks]}, timeout_seconds=self._settings.engine_timeout_seconds
-        )
-        return answers_from_wire(header["chunks"], payload)
-
-    async def _stop_children(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for child in self._children:
-                group.create_task(child.stop())
 
     def _attempt(self, recording: Recording, outcome: str, served: list[Served[HeardChunk]], seconds: float) -> Attempt:
         """The ledger line: the recording's share of engine time at the settings' price."""
@@ -238,6 +202,14 @@ def _family(settings: Settings) -> Family:
     return WhisperFamily(chunk_overlap_seconds=settings.chunk_overlap_seconds, word_times=settings.word_times)
 
 
+def _bucket_lengths(settings: Settings) -> list[float]:
+    """The longest chunk of each length bucket, in seconds; Whisper computes one length only."""
+    if settings.engine != "ctc":
+        return [WINDOW_SAMPLES / SAMPLE_RATE]
+    buckets = math.ceil(settings.chunk_seconds / BUCKET_SECONDS)
+    return [min(bucket * BUCKET_SECONDS, settings.chunk_seconds) for bucket in range(1, buckets + 1)]
+
+
 def _limits(settings: Settings, device: str) -> BatchLimits:
     """What a batch may hold on this device."""
     on_cpu = device == "cpu"
@@ -269,7 +241,7 @@ def _plan(family: Family, recording: Recording) -> list[Span]:
     if recording.samples == 0:
         return []
     try:
-        samples: Samples = np.memmap(recording.pcm_path, PCM, mode="r", shape=(recording.samples,))
+        samples: Pcm = np.memmap(recording.pcm_path, PCM_TYPE, mode="r", shape=(recording.samples,))
     except (OSError, ValueError) as error:
         raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
     blocks = range(0, recording.samples, _SILENCE_BLOCK)

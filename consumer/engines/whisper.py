@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, to_samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.engines import whisper_text
 from consumer.engines.whisper_alignment import align
@@ -59,7 +59,7 @@ def load(model: str, *, revision: str | None, device: str, compute_type: str, th
     )
     extractor = WhisperFeatureExtractor.from_pretrained(model, **source)
     loaded = TransformersWhisper(network.to(device).eval(), extractor, vocabulary, ref)
-    loaded.recognise([np.zeros(SAMPLE_RATE, np.float32)], [None], [True])
+    loaded.recognise([np.zeros(SAMPLE_RATE, np.int16)], [None], [True])
     return loaded
 
 
@@ -76,10 +76,11 @@ class TransformersWhisper:
         self._silenced = torch.tensor(self._generation.suppress_tokens or [], device=network.device, dtype=torch.long)
 
     @torch.inference_mode()
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+    def recognise(self, pcm: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
         """Hear a batch; chunks of at most 30 s each, one window each."""
-        if not chunks:
+        if not pcm:
             return []
+        chunks = [to_samples(chunk) for chunk in pcm]
         encoded = self._encode(chunks)
         spoken = self._languages(encoded, languages)
         heard = self._generate(encoded, spoken)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.core.hearing import PCM_TYPE, HeardChunk, HeardWord, ModelInfo, Pcm
 from consumer.errors import ReasonedError, RecordingError, TransientError
 from schemas.codes import Reason
 from schemas.models import EngineRef
 
-PCM = np.dtype("<f4")
+CONFIDENCES = np.dtype("<f4")
 IDS = np.dtype("<i4")
 
 
@@ -35,16 +35,16 @@ class ChunkAsk:
     def from_wire(cls, data: dict[str, Any]) -> "ChunkAsk":
         return cls(**{**data, "pcm_path": Path(data["pcm_path"])})
 
-    def read(self) -> Samples:
+    def read(self) -> Pcm:
         """The samples. Raises TransientError where the file is gone or too short: then nobody waits for it any more."""
         try:
             with self.pcm_path.open("rb") as file:
-                samples = np.fromfile(file, PCM, self.stop - self.start, offset=self.start * PCM.itemsize)
+                samples = np.fromfile(file, PCM_TYPE, self.stop - self.start, offset=self.start * PCM_TYPE.itemsize)
         except OSError as error:
             raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
         if samples.size != self.stop - self.start:
             raise TransientError(Reason.ENGINE_FAILED, "the file of decoded samples was cut short; decode it again")
-        return samples.astype(np.float32, copy=False)
+        return samples
 
 
 def info_to_wire(info: ModelInfo) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def answers_to_wire(answers: list[Answer]) -> tuple[list[dict[str, Any]], bytes]
         fields = {name: getattr(answer, name) for name in _PLAIN_FIELDS}
         words = None if answer.words is None else [asdict(word) for word in answer.words]
         headers.append({**fields, "words": words, "frames": int(answer.frame_ids.size)})
-        arrays += [answer.frame_ids.astype(IDS).tobytes(), answer.frame_confidence.astype(PCM).tobytes()]
+        arrays += [answer.frame_ids.astype(IDS).tobytes(), answer.frame_confidence.astype(CONFIDENCES).tobytes()]
     return headers, b"".join(arrays)
 
 
@@ -91,7 +91,7 @@ def answers_from_wire(headers: list[dict[str, Any]], payload: bytes) -> list[Ans
             continue
         frames = header["frames"]
         ids = np.frombuffer(payload, IDS, frames, offset)
-        confidence = np.frombuffer(payload, PCM, frames, offset + ids.nbytes)
+        confidence = np.frombuffer(payload, CONFIDENCES, frames, offset + ids.nbytes)
         offset += ids.nbytes + confidence.nbytes
         words = None if header["words"] is None else tuple(HeardWord(**word) for word in header["words"])
         plain = {name: header[name] for name in _PLAIN_FIELDS}

@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from consumer.core.model import Record
 from consumer.core.offsets import CommitPoint, OffsetMap
 from consumer.core.outcomes import Moment, Write
-from consumer.core.suspicion import NO_SUSPICION, SUSPECTS_AT_ONCE
+from consumer.core.suspicion import Caution
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.client import may_pass
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
@@ -32,6 +32,8 @@ _COMMIT_BYTES = 16 * 1024 * 1024
 """What one transaction writes at most, give or take its last outcome."""
 _BREATHER = 25
 """Outcomes that are written out before the event loop gets a turn."""
+_BEGUN_AT_ONCE = 8
+"""Events that a lane begins before the event loop gets a turn: each may be answered from memory there and then."""
 
 
 class Lane:
@@ -46,17 +48,14 @@ class Lane:
         self._parts = parts
         self._offsets = OffsetMap(CommitPoint(0))
         self._committed = CommitPoint(0)
+        self._pumping: asyncio.Handle | None = None
         self._backlog: deque[Record] = deque()
         self._ready: deque[Decided] = deque()
         self._committing: list[Decided] = []
         self._events: asyncio.TaskGroup | None = None
-        self._suspicion = NO_SUSPICION
+        self._caution = Caution()
         self._trial: Record | None = None
         """The event that the next commit must name."""
-        self._alone: Record | None = None
-        """The event beside which nothing is begun."""
-        self._places = 0
-        """How many more suspects may join those that were begun together."""
         self._wake = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._held = False
@@ -142,7 +141,7 @@ class Lane:
         try:
             opened = await self._opened()
             self._offsets, self._committed = OffsetMap(opened.point), opened.point
-            self._suspicion = opened.suspicion
+            self._caution = Caution(opened.suspicion)
             self._parts.slices.open(self.partition.partition, opened.slice)
             try:
                 self._parts.host.begin(self.partition, opened.point.offset)
@@ -205,7 +204,7 @@ class Lane:
     async def _let_go(self) -> None:
         for decided in (*self._committing, *self._ready):
             decided.dropped()
-        self._committing, self._held, self._trial, self._alone = [], False, None, None
+        self._committing, self._held, self._trial = [], False, None
         self._ready.clear()
         self._backlog.clear()
         if self._handover is not None and not self._handover.done():
@@ -218,35 +217,27 @@ class Lane:
     def _pump(self) -> None:
         if self._events is None:
             return
-        limit = self._parts.settings.lane_in_flight
+        if self._pumping is not None:
+            self._pumping.cancel()  # one at a time: this is it
+        limit, begun = self._parts.settings.lane_in_flight, 0
         while self._backlog and self._offsets.unsettled < limit and self._offsets.has_room():
-            if not self._may_begin(self._backlog[0].offset):
+            if not self._caution.allows(self._backlog[0].offset, self._offsets.unsettled):
                 break
+            if begun == _BEGUN_AT_ONCE:
+                self._pumping = asyncio.get_running_loop().call_soon(self._pump)
+                return
+            begun += 1
             record = self._backlog.popleft()
             if not self._offsets.give(record.offset):
                 continue
-            if self._suspicion.is_condemned(record.offset):
+            if self._caution.suspicion.is_condemned(record.offset):
                 self._events.create_task(self._settle(self._parts.work.condemn(record)))
-            elif self._suspicion.must_be_alone(record.offset):
-                self._alone = record
+            elif self._caution.begins(record.offset):
                 self._events.create_task(self._try(record))
             else:
                 self._events.create_task(self._settle(self._parts.work.settle(record)))
         if not self._backlog:
             self._parts.host.changed()
-
-    def _may_begin(self, offset: int) -> bool:
-        """Suspects are taken a few at a time or alone, so that a death says something of them."""
-        if self._alone is not None:
-            return False
-        if not self._suspicion.is_suspect(offset):
-            return True
-        if not self._offsets.unsettled:
-            self._places = SUSPECTS_AT_ONCE
-        elif self._suspicion.must_be_alone(offset) or not self._places:
-            return False
-        self._places -= 1
-        return True
 
     async def _try(self, record: Record) -> None:
         """Work on a suspect while no other lane of the process does: a death must not tell on an innocent event."""
@@ -258,7 +249,7 @@ class Lane:
             await self._settle(self._parts.work.settle(record))
             while self._committed.offset <= record.offset:
                 await self._progress()
-            self._alone = None
+            self._caution.alone = None
         self._pump()
 
     async def _progress(self) -> None:
@@ -293,9 +284,8 @@ class Lane:
         for decided in self._committing:
             self._offsets.settle(decided.offset)
         point, trial = self._offsets.commit_point(), self._trial
-        self._suspicion = self._suspicion.past(point.offset)
-        if trial is not None:
-            self._suspicion = self._suspicion.trying(trial.offset)
+        suspicion = self._caution.suspicion.past(point.offset)
+        self._caution.suspicion = suspicion if trial is None else suspicion.trying(trial.offset)
         await self._commit([write for group in writes for write in group], point, clean=clean)
         self._committed, self._stalls, self._is_clean = point, 0, clean
         if trial is not None:
@@ -313,7 +303,7 @@ class Lane:
         stall_seconds = self._parts.settings.commit_stall_seconds
         try:
             async with asyncio.timeout(stall_seconds) as scope:
-                await self._commits.commit(writes, point, clean=clean, suspicion=self._suspicion)
+                await self._commits.commit(writes, point, clean=clean, suspicion=self._caution.suspicion)
         except TimeoutError as error:
             if not scope.expired():
                 raise

@@ -1,28 +1,64 @@
-"""The child's side of a supervised process: read a request, answer it, until the parent is gone.
+"""The child's side of a supervised process: read requests, answer them, until the parent is gone.
 
 A child module is ``if __name__ == "__main__": serve(setup)``. It imports whatever is heavy or talkative inside
 ``setup``: until ``serve`` has run, what a library prints would go into the channel.
+A thread reads and prepares the next request while this one is answered: between two the child waits for nobody.
 Imports neither torch nor transformers.
 """
 
 import ctypes
 import faulthandler
 import os
+import queue
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NoReturn
 
 from consumer.errors import ReasonedError, TransientError
 from consumer.workers.channel import Frame, pack, read_frame, write_frame
 
-Handler = Callable[[dict[str, Any], bytes], Frame]
-"""Answers one request. A ReasonedError reaches the parent as it is, any other Exception as the child's fault;
-SystemExit ends the child, for those who no longer trust their own process."""
+MAX_AHEAD = 1
+"""Requests that lie prepared, besides the one that the reader holds."""
+
+
+def _payload_alone(_request: dict[str, Any], payload: bytes) -> Any:
+    return payload
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How a child answers. What ``prepare`` raises counts as raised by ``answer``, when the request's turn comes.
+
+    A ReasonedError reaches the parent as it is, any other Exception as the child's fault; SystemExit ends the child
+    at once, for those who no longer trust their own process.
+    """
+
+    answer: Callable[[dict[str, Any], Any], Frame]
+    """Gets the request and what ``prepare`` made of it."""
+    prepare: Callable[[dict[str, Any], bytes], Any] = field(default=_payload_alone)
+    """Gets the request and its payload, in the reader's thread, while an earlier request is being answered."""
+    at_once: int = 1
+    """Requests that ``answer`` takes side by side."""
+
+
 Setup = Callable[[dict[str, Any]], tuple[dict[str, Any], Handler]]
 """Gets the init dict, returns what the child says of itself and its handler."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A request whose turn may come."""
+
+    request_id: int
+    request: dict[str, Any]
+    prepared: Any = None
+    failure: BaseException | None = None
 
 
 def serve(setup: Setup) -> None:
@@ -38,8 +74,16 @@ def serve(setup: Setup) -> None:
         write_frame(replies, {"id": 0, "error": describe(error)})
         return
     write_frame(replies, {"id": 0, "body": info})
-    while (request := read_frame(requests)) is not None:
-        _answer(replies, handler, *request)
+    ahead: queue.Queue[_Ready | None] = queue.Queue(MAX_AHEAD)
+    writing = threading.Lock()
+    threads = [threading.Thread(target=_read_ahead, args=(requests, handler, ahead), daemon=True)]
+    threads += [
+        threading.Thread(target=_answer_all, args=(ahead, replies, writing, handler), daemon=True)
+        for _ in range(handler.at_once - 1)
+    ]
+    for thread in threads:
+        thread.start()
+    _answer_all(ahead, replies, writing, handler)
 
 
 def describe(error: Exception) -> dict[str, Any]:
@@ -55,15 +99,56 @@ def describe(error: Exception) -> dict[str, Any]:
     }
 
 
-def _answer(replies: BinaryIO, handler: Handler, envelope: dict[str, Any], payload: bytes) -> None:
+def _read_ahead(requests: BinaryIO, handler: Handler, ahead: "queue.Queue[_Ready | None]") -> None:
     try:
-        body, answer = handler(envelope["body"], payload)
-        parts = pack({"id": envelope["id"], "body": body}, answer)
+        while (frame := read_frame(requests)) is not None:
+            ahead.put(_prepared(handler, *frame))
+    except BaseException:  # noqa: BLE001 (a thread that ends in silence would leave the child deaf)
+        _leave(1, traceback.format_exc())
+    for _ in range(handler.at_once):
+        ahead.put(None)
+
+
+def _prepared(handler: Handler, envelope: dict[str, Any], payload: bytes) -> _Ready:
+    request_id, request = envelope["id"], envelope["body"]
+    try:
+        return _Ready(request_id, request, handler.prepare(request, payload))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (kept: the blame must not fall on the request before)
+        return _Ready(request_id, request, failure=error)
+
+
+def _answer_all(
+    ahead: "queue.Queue[_Ready | None]", replies: BinaryIO, writing: threading.Lock, handler: Handler
+) -> None:
+    try:
+        while (ready := ahead.get()) is not None:
+            parts = _answer(handler, ready)
+            del ready  # its samples go before the next one's turn, not after it
+            with writing:
+                for part in parts:
+                    replies.write(part)
+                replies.flush()
+    except SystemExit as leaving:
+        _leave(leaving.code if isinstance(leaving.code, int) else 1)
+    except BaseException:  # noqa: BLE001 (no parent to tell, or a bug: the exit code tells)
+        _leave(1, traceback.format_exc())
+
+
+def _answer(handler: Handler, ready: _Ready) -> tuple[bytes, bytes]:
+    try:
+        if ready.failure is not None:
+            raise ready.failure  # noqa: TRY301 (it was raised already, elsewhere)
+        body, answer = handler.answer(ready.request, ready.prepared)
+        return pack({"id": ready.request_id, "body": body}, answer)
     except Exception as error:  # noqa: BLE001 (whatever it is, the parent must be told)
-        parts = pack({"id": envelope["id"], "error": describe(error)})
-    for part in parts:
-        replies.write(part)
-    replies.flush()
+        return pack({"id": ready.request_id, "error": describe(error)})
+
+
+def _leave(code: int, why: str = "") -> NoReturn:
+    """End at once: a broken accelerator may hang while it clears up, and other threads are in the middle of work."""
+    sys.stderr.write(why)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _take_channel() -> tuple[BinaryIO, BinaryIO]:

@@ -18,18 +18,18 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     """Warm librosa, then take requests ``{path, out_path}``; answers are DecodeResults."""
     _let_numba_cache(Path(init["cache_dir"]))
     from consumer.audio.decode import decode_file, warm
-    from consumer.core.model import SAMPLE_RATE
+    from consumer.core.model import SAMPLE_BYTES, SAMPLE_RATE
 
     max_seconds = float(init["max_seconds"])
     warm()
     _limit(resource.RLIMIT_AS, ADDRESS_SPACE_BYTES)
-    _limit(resource.RLIMIT_FSIZE, int(max_seconds * SAMPLE_RATE * 4) + FILE_SLACK_BYTES)
+    _limit(resource.RLIMIT_FSIZE, int(max_seconds * SAMPLE_RATE * SAMPLE_BYTES) + FILE_SLACK_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
 
     def handle(request: dict[str, Any], _payload: bytes) -> Frame:
         return asdict(decode_file(Path(request["path"]), Path(request["out_path"]), max_seconds=max_seconds)), b""
 
-    return {}, handle
+    return {}, Handler(handle)
 
 
 def _let_numba_cache(folder: Path) -> None:

@@ -1,18 +1,25 @@
 """The engine child: holds one model and answers batches of chunks. The only process that imports torch.
 
 A request lists chunks as places in files of samples; the answer lists what was heard, frames behind it.
-A chunk whose samples cannot be read is answered with its own error: its peers are heard all the same.
+A chunk whose samples cannot be read is answered with its own error: its peers are heard all the same. A batch that
+is too much for the device's memory is heard in parts, and so are its like for a while.
 """
 
 import importlib
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from consumer.core.hearing import Model, Samples
+from consumer.core.hearing import HeardChunk, Model, Pcm, SideBySide, Stages, WarmsUp
+from consumer.core.memory_budget import MemoryBudget
+from consumer.core.model import SAMPLE_RATE
 from consumer.engines.wire import Answer, ChunkAsk, answers_to_wire, info_to_wire
 from consumer.errors import TransientError
+from consumer.workers.channel import Frame
 from consumer.workers.child import Handler, serve
+from schemas.codes import Reason
 
 LOADERS = {
     "ctc": "consumer.engines.ctc:load",
@@ -26,72 +33,147 @@ EXIT_UNTRUSTED = 86
 
 _ACCELERATOR_WORDS = ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")
 """What libraries that know no better error than RuntimeError say of it."""
+_NO_MEMORY_WORDS = ("out of memory", "can't allocate memory")
+"""The same of running out of memory, of the accelerator's and of the machine's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A chunk that was read, with what is wanted of it."""
+
+    ask: ChunkAsk
+    pcm: Pcm
+
+    @property
+    def audio_seconds(self) -> float:
+        return self.pcm.size / SAMPLE_RATE
 
 
 def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    """Load and warm up. ``init``: engine, model, revision, device, compute_type, threads, perhaps a ``loader``."""
+    """Load and warm up. ``init``: engine, model, revision, device, compute_type, threads, warm_lengths_seconds, perhaps
+    a ``loader``. Says, besides the model's own info, its ``device``, and all ``devices`` where that was ``auto``.
+    """
     began = time.monotonic()
-    device = _device(init["engine"], init["device"])
     module, _, function = (init.get("loader") or LOADERS[init["engine"]]).partition(":")
-    model: Model = getattr(importlib.import_module(module), function)(
+    load = getattr(importlib.import_module(module), function)
+    devices = devices_there(init["engine"]) if init["device"] == "auto" else [init["device"]]
+    model: Model = load(
         init["model"],
         revision=init["revision"],
-        device=device,
+        device=devices[0],
         compute_type=init["compute_type"],
         threads=init["threads"],
     )
-    info = {**info_to_wire(model.info), "device": device, "load_seconds": time.monotonic() - began}
-
-    def handle(header: dict[str, Any], _payload: bytes) -> tuple[dict[str, Any], bytes]:
-        began = time.monotonic()
-        answers = _recognise(model, [ChunkAsk.from_wire(chunk) for chunk in header["chunks"]])
-        headers, payload = answers_to_wire(answers)
-        return {"chunks": headers, "seconds": time.monotonic() - began}, payload
-
-    return info, handle
+    if isinstance(model, WarmsUp):
+        model.warm_up(init["warm_lengths_seconds"])
+    seconds = time.monotonic() - began
+    info = {**info_to_wire(model.info), "device": devices[0], "devices": devices, "load_seconds": seconds}
+    ears = Ears(model)
+    return info, Handler(ears.answer, ears.prepare, model.batches_at_once if isinstance(model, SideBySide) else 1)
 
 
-def _device(engine: str, wanted: str) -> str:
-    """``auto`` becomes the first GPU if the engine's own library finds one, else the CPU."""
-    if wanted != "auto":
-        return wanted
+def devices_there(engine: str) -> list[str]:
+    """Every GPU that the engine's own library finds, else the CPU."""
     if engine == "ctranslate2":
-        found = importlib.import_module("ctranslate2").get_cuda_device_count() > 0
+        count = importlib.import_module("ctranslate2").get_cuda_device_count()
     else:
-        found = importlib.import_module("torch").cuda.is_available()
-    return "cuda:0" if found else "cpu"
+        count = importlib.import_module("torch").cuda.device_count()
+    return [f"cuda:{index}" for index in range(count)] or ["cpu"]
 
 
-def _recognise(model: Model, asks: list[ChunkAsk]) -> list[Answer]:
-    chunks = [_read(ask) for ask in asks]
-    whole = [(ask, chunk) for ask, chunk in zip(asks, chunks, strict=True) if not isinstance(chunk, TransientError)]
-    try:
-        heard = iter(
-            model.recognise(
-                [chunk for _, chunk in whole],
-                [ask.language for ask, _ in whole],
-                [ask.words for ask, _ in whole],
+class Ears:
+    """Reads a batch while another is heard, and hears it within what memory the device has."""
+
+    def __init__(self, model: Model, clock: Callable[[], float] = time.monotonic) -> None:
+        self._model = model
+        self._clock = clock
+        self._budget = MemoryBudget()
+
+    def prepare(self, header: dict[str, Any], _payload: bytes) -> list[_Chunk | TransientError]:
+        """The chunks' samples, where the model finds them soonest; an error for each that cannot be read."""
+        read = [_read(ChunkAsk.from_wire(chunk)) for chunk in header["chunks"]]
+        whole = [chunk for chunk in read if isinstance(chunk, _Chunk)]
+        if not isinstance(self._model, Stages) or not whole:
+            return read
+        try:
+            staged = iter(self._model.stage([chunk.pcm for chunk in whole]))
+        except RuntimeError as error:
+            _leave_if_untrusted(error)
+            raise
+        return [chunk if isinstance(chunk, TransientError) else _Chunk(chunk.ask, next(staged)) for chunk in read]
+
+    def answer(self, _header: dict[str, Any], chunks: list[_Chunk | TransientError]) -> Frame:
+        """What was heard in each chunk. Ends the process where the accelerator failed."""
+        began = self._clock()
+        heard = iter(self._hear([chunk for chunk in chunks if isinstance(chunk, _Chunk)]))
+        answers: list[Answer] = [chunk if isinstance(chunk, TransientError) else next(heard) for chunk in chunks]
+        headers, payload = answers_to_wire(answers)
+        return {"chunks": headers, "seconds": self._clock() - began}, payload
+
+    def _hear(self, chunks: list[_Chunk]) -> list[HeardChunk]:
+        lengths_seconds = [chunk.audio_seconds for chunk in chunks]
+        todo = [chunks[part] for part in reversed(self._budget.parts(lengths_seconds, self._clock()))]
+        heard: list[HeardChunk] = []
+        while todo:
+            part = todo.pop()
+            answers = self._within_memory(part)
+            if answers is not None:
+                heard += answers
+                continue
+            _let_go()  # not before: until here the error held what the model had reserved
+            middle = len(part) // 2
+            todo += [part[middle:], part[:middle]]
+        return heard
+
+    def _within_memory(self, part: list[_Chunk]) -> list[HeardChunk] | None:
+        """What was heard; None if memory was too small for all of them together."""
+        try:
+            return self._model.recognise(
+                [chunk.pcm for chunk in part],
+                [chunk.ask.language for chunk in part],
+                [chunk.ask.words for chunk in part],
             )
-            if whole
-            else []
-        )
-    except RuntimeError as error:
-        _leave_if_untrusted(error)
-        raise
-    return [chunk if isinstance(chunk, TransientError) else next(heard) for chunk in chunks]
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                _leave_if_untrusted(error)
+                raise
+            if len(part) == 1:
+                _leave_if_untrusted(error)
+                detail = f"there is no memory for one chunk alone: {error}; see to the machine's memory"
+                raise TransientError(Reason.ENGINE_FAILED, detail) from error
+            padded_seconds = len(part) * max(chunk.audio_seconds for chunk in part)
+            self._budget.exceeded(padded_seconds, self._clock())
+            print(
+                f"out of memory over {len(part)} chunks, {padded_seconds:.0f} s of padded audio: half of it at once "
+                f"from here ({type(error).__name__})",
+                file=sys.stderr,
+                flush=True,
+            )
+            return None
 
 
-def _read(ask: ChunkAsk) -> Samples | TransientError:
+def _read(ask: ChunkAsk) -> _Chunk | TransientError:
     try:
-        return ask.read()
+        return _Chunk(ask, ask.read())
     except TransientError as error:
         return error
 
 
-def _leave_if_untrusted(error: RuntimeError) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY_WORDS)
+
+
+def _let_go() -> None:
+    """Give back what the failed run had reserved, in one piece."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _leave_if_untrusted(error: Exception) -> None:
     """End this process after an error of the accelerator: whatever came next would fail, or lie.
 
-    Running out of its memory counts too: a new process begins with all of it, and smaller batches follow.
+    Running out of its memory over a single chunk counts too: a new process begins with all of it.
     """
     torch = sys.modules.get("torch")
     broken: tuple[type[BaseException], ...] = (torch.AcceleratorError, torch.OutOfMemoryError) if torch else ()

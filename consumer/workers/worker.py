@@ -6,11 +6,11 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from consumer.errors import EventError, ReasonedError, RecordingError, TransientError
 from consumer.workers.channel import ChannelError, Frame, receive, send
+from consumer.workers.memory import rss_bytes
 from schemas.codes import Reason
 
 STOP_GRACE_SECONDS = 5.0
@@ -26,10 +26,12 @@ _KINDS: dict[str, type[ReasonedError]] = {kind.__name__: kind for kind in (Event
 class WorkerDiedError(TransientError):
     """The child died, hung or talked nonsense over a request; it is dead and reaped when this is raised."""
 
-    def __init__(self, detail: str, *, timed_out: bool = False) -> None:
+    def __init__(self, detail: str, *, timed_out: bool = False, lost_requests: int = 1) -> None:
         super().__init__(Reason.ENGINE_FAILED, detail)
         self.timed_out = timed_out
         """The parent killed it because the request's time was over."""
+        self.lost_requests = lost_requests
+        """How many requests it held; each of them may be what ended it."""
 
 
 class WorkerFaultError(TransientError):
@@ -43,11 +45,15 @@ class WorkerFaultError(TransientError):
 class Worker:
     """One child process; ``start`` may be called again once it has ended.
 
-    Requests go one at a time. A caller that is cancelled leaves its request to finish (the child cannot be
-    interrupted), within that request's own time-out; the next one waits.
+    ``in_flight`` requests are with the child at once, so that it always has the next one; when it dies, all of them
+    are lost. A caller that is cancelled leaves its request to finish (the child cannot be interrupted), within that
+    request's own time-out; the next one waits. Answers are matched by number: each child has a pipe of its own, and
+    no number is ever used again, so nothing of an earlier child can be taken for an answer.
     """
 
-    def __init__(self, module: str, init: dict[str, Any], *, name: str, start_timeout_seconds: float) -> None:
+    def __init__(
+        self, module: str, init: dict[str, Any], *, name: str, start_timeout_seconds: float, in_flight: int = 1
+    ) -> None:
         self._module = module
         self._init = init
         self._name = name
@@ -56,7 +62,7 @@ class Worker:
         self._generation = 0
         self._last_id = 0
         self._pending: dict[int, asyncio.Future[Frame]] = {}
-        self._turn = asyncio.Lock()
+        self._turn = asyncio.Semaphore(in_flight)
         self._exchanges: set[asyncio.Task[Frame]] = set()
         self._life: asyncio.Task[None] | None = None
         self._end = "was never started"
@@ -102,7 +108,7 @@ class Worker:
     async def request(
         self, header: dict[str, Any], payload: bytes = b"", *, timeout_seconds: float
     ) -> tuple[dict[str, Any], bytes]:
-        """Have the child answer; the time-out counts from when the child is given the request.
+        """Have the child answer; the time-out counts from when the child can begin: all earlier ones are answered.
 
         Raises WorkerDiedError, WorkerFaultError, or the ReasonedError that the child's handler raised.
         """
@@ -139,13 +145,14 @@ class Worker:
             await asyncio.wait([self._life])
         return self._end
 
+    async def idle(self) -> None:
+        """Wait until every request is answered, also those that nobody waits for any more."""
+        while self._exchanges:
+            await asyncio.wait(self._exchanges)
+
     def rss_bytes(self) -> int:
         """The child's resident memory; 0 where that is unknown."""
-        try:
-            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return 0 if self.pid is None else rss_bytes(self.pid)
 
     async def _in_turn(self, header: dict[str, Any], payload: bytes, timeout_seconds: float) -> Frame:
         async with self._turn:
@@ -156,18 +163,25 @@ class Worker:
         process = self._process
         if process is None or process.stdin is None or not self.alive:
             raise WorkerDiedError(f"{self._name} {self._end}")
-        reply = self._pending[request_id] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        earlier = list(self._pending.values())
+        reply = self._pending[request_id] = loop.create_future()
         # the init frame is its body alone; a broken pipe here is told by the life task, with the exit status
         message = {"id": request_id, "body": body} if request_id else body
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout(None if earlier else timeout_seconds) as limit:
                 with contextlib.suppress(ConnectionError):
                     await send(process.stdin, message, payload)
+                for other in earlier:
+                    await asyncio.wait((other, reply), return_when=asyncio.FIRST_COMPLETED)
+                if earlier:
+                    limit.reschedule(loop.time() + timeout_seconds)
                 envelope, answer = await reply
         except TimeoutError as error:
+            lost_requests = len(self._pending)
             await self._end_now()
             detail = f"{self._name} gave no answer within {timeout_seconds:g} s and was killed"
-            raise WorkerDiedError(detail, timed_out=True) from error
+            raise WorkerDiedError(detail, timed_out=True, lost_requests=lost_requests) from error
         finally:
             self._pending.pop(request_id, None)
         if "error" in envelope:
@@ -197,9 +211,10 @@ class Worker:
             )  # its last words, before the error that they explain
             voice.cancel()
             await asyncio.wait([voice])
+            lost_requests = len(self._pending)
             for waiting in self._pending.values():
                 if not waiting.done():
-                    waiting.set_exception(WorkerDiedError(f"{self._name} {self._end}"))
+                    waiting.set_exception(WorkerDiedError(f"{self._name} {self._end}", lost_requests=lost_requests))
 
     async def _reap(self, process: asyncio.subprocess.Process) -> str:
         try:

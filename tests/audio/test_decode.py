@@ -11,7 +11,8 @@ import soundfile
 
 from consumer.audio import decode
 from consumer.audio.decode import DecodeResult, _floats, decode_file
-from consumer.core.model import SAMPLE_RATE
+from consumer.core.hearing import PCM_TYPE, to_pcm, to_samples
+from consumer.core.model import SAMPLE_BYTES, SAMPLE_RATE
 from consumer.errors import RecordingError, TransientError
 from consumer.workers import decode_child
 from schemas.codes import Reason
@@ -32,11 +33,11 @@ def stereo(samples: Samples) -> Samples:
 
 
 def decoded(path: Path, max_seconds: float = MAX_SECONDS) -> tuple[DecodeResult, Samples]:
-    out_path = path.with_suffix(".f32")
+    out_path = path.with_suffix(".pcm")
     result = decode_file(path, out_path, max_seconds=max_seconds)
-    samples = np.fromfile(out_path, "<f4")
-    assert len(samples) == result.samples
-    return result, samples
+    pcm = np.fromfile(out_path, PCM_TYPE)
+    assert len(pcm) == result.samples
+    return result, to_samples(pcm)
 
 
 def refused(path: Path, max_seconds: float = MAX_SECONDS) -> Reason:
@@ -85,6 +86,21 @@ def test_every_format_sounds_like_its_original(
     assert likeness(heard, original) > least
 
 
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".aiff"])
+def test_16_bits_at_16_khz_come_through_to_the_bit(tmp_path: Path, suffix: str) -> None:
+    original = np.concatenate([np.arange(-32768, 32768).astype(np.int16), to_pcm(speech())])
+    path = tmp_path / f"a{suffix}"
+    soundfile.write(path, original, SAMPLE_RATE, subtype="PCM_16")
+    _, heard = decoded(path)
+    np.testing.assert_array_equal(to_pcm(heard), original)
+
+
+def test_what_is_louder_than_full_scale_is_clipped_and_does_not_wrap(tmp_path: Path) -> None:
+    loud = np.array([0.0, 1.5, -1.5, 1.0, -1.0], np.float32)
+    path = write_audio(tmp_path / "a.wav", loud, SAMPLE_RATE, subtype="FLOAT")
+    assert to_pcm(decoded(path)[1]).tolist() == [0, 32767, -32768, 32767, -32768]
+
+
 def test_bare_aac_is_heard_with_its_encoder_delay(tmp_path: Path) -> None:
     original = speech()
     _, heard = decoded(write_audio(tmp_path / "a.aac", at_rate(original, 48_000), 48_000))
@@ -105,14 +121,14 @@ def test_a_recording_gives_the_same_samples_whole_and_as_a_stream(
     monkeypatch.setattr(librosa, "resample", None)  # not asked for
     _, streamed = decoded(path)
     assert len(whole) == len(streamed)
-    np.testing.assert_allclose(whole, streamed, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(whole, streamed, rtol=0, atol=1.01 / 32768)
 
 
-def test_what_librosa_resamples_is_librosas_to_the_bit(tmp_path: Path) -> None:
+def test_what_librosa_resamples_is_librosas_to_the_last_of_16_bits(tmp_path: Path) -> None:
     samples = at_rate(speech(), 44_100)
     _, heard = decoded(write_audio(tmp_path / "a.wav", samples, 44_100, subtype="FLOAT"))
     expected = librosa.resample(samples, orig_sr=44_100, target_sr=SAMPLE_RATE, res_type="soxr_hq")
-    np.testing.assert_array_equal(heard, expected[: len(heard)])
+    np.testing.assert_array_equal(to_pcm(heard), to_pcm(expected[: len(heard)]))
     assert len(expected) - len(heard) <= 1  # by default librosa rounds its length up
 
 
@@ -134,7 +150,7 @@ def test_a_recording_longer_than_allowed_is_stopped_on_the_way(tmp_path: Path) -
             file.write(np.zeros(60 * SAMPLE_RATE, np.int16))
     assert bomb.stat().st_size < 1024 * 1024
     assert refused(bomb, max_seconds=30.0) is Reason.TOO_LONG
-    assert bomb.with_suffix(".f32").stat().st_size <= 30 * SAMPLE_RATE * 4
+    assert bomb.with_suffix(".pcm").stat().st_size <= 30 * SAMPLE_RATE * SAMPLE_BYTES
 
 
 def test_the_limit_counts_in_every_container(tmp_path: Path) -> None:
@@ -252,7 +268,7 @@ def test_a_spool_at_fault_is_not_blamed_on_the_recording(tmp_path: Path) -> None
     with pytest.raises(TransientError):
         decode_file(path, Path("/dev/full"), max_seconds=MAX_SECONDS)
     with pytest.raises(TransientError):
-        decode_file(tmp_path / "gone.wav", tmp_path / "out.f32", max_seconds=MAX_SECONDS)
+        decode_file(tmp_path / "gone.wav", tmp_path / "out.pcm", max_seconds=MAX_SECONDS)
 
 
 @pytest.mark.parametrize(

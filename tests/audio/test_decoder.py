@@ -9,6 +9,7 @@ import pytest
 
 from consumer.audio.decoder import DecoderPool
 from consumer.audio.spool import Fetched, Spool
+from consumer.core.hearing import PCM_TYPE, to_pcm
 from consumer.core.model import SAMPLE_RATE
 from consumer.errors import RecordingError, TransientError
 from consumer.settings import Settings
@@ -57,7 +58,7 @@ async def test_a_recording_comes_out_as_its_samples(spool: Spool, tmp_path: Path
             assert heard.digest == recording.digest
             assert heard.samples == len(speech())
             assert heard.audio_seconds == len(speech()) / SAMPLE_RATE
-            np.testing.assert_array_equal(np.fromfile(heard.pcm_path, "<f4"), speech())
+            np.testing.assert_array_equal(np.fromfile(heard.pcm_path, PCM_TYPE), to_pcm(speech()))
             assert await pool.decode(recording) == heard
         assert left(tmp_path / "spool") == []
         assert all(child.state == "ready" and child.restarts == 0 for child in pool.children)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from consumer.core.hearing import Samples
+from consumer.core.hearing import Samples, to_pcm
 from consumer.core.model import SAMPLE_RATE, Recording
 from consumer.engines.openai_api import OpenAIEngine
 from consumer.settings import Settings
@@ -19,7 +19,7 @@ KEY = "sk-made-up-0123456789-do-not-print"
 
 def spooled(folder: Path, samples: Samples) -> Recording:
     """The samples as a decoded recording in a file."""
-    raw = samples.astype("<f4").tobytes()
+    raw = to_pcm(samples).tobytes()
     digest = hashlib.sha256(raw).hexdigest()
     path = folder / f"{digest}.pcm"
     path.write_bytes(raw)

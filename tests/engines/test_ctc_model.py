@@ -9,7 +9,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
 from consumer.core.ctc import CtcFamily, collapse, frame_count
-from consumer.core.hearing import HeardChunk, Samples, Span
+from consumer.core.hearing import HeardChunk, Samples, Span, to_pcm
 from consumer.engines import ctc
 from tests.support import tiny_ctc
 from tests.support.tiny_ctc import NormKind, babble
@@ -42,7 +42,7 @@ def random_chunks(seed: int, count: int) -> list[Samples]:
 
 
 def hear(model: ctc.CtcModel, chunks: list[Samples]) -> list[HeardChunk]:
-    return model.recognise(chunks, [None] * len(chunks), [False] * len(chunks))
+    return model.recognise([to_pcm(chunk) for chunk in chunks], [None] * len(chunks), [False] * len(chunks))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -97,7 +97,7 @@ def test_samples_that_are_no_numbers_are_reported_and_not_heard_as_silence(model
     broken = babble(1.0, 3)
     broken[500] = np.nan
     with pytest.raises(ValueError, match="not finite"):
-        hear(model, [babble(1.0, 4), broken])
+        model._best_of_frames([babble(1.0, 4), broken])
 
 
 def test_the_model_says_what_its_family_needs(model: ctc.CtcModel, folder: Path) -> None:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 import torch
 
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
+from consumer.core.hearing import HeardChunk, HeardWord, Model, ModelInfo, Pcm
 from consumer.engines import wire
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import RecordingError, TransientError
@@ -27,15 +27,23 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
         raise self.error
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> ChunkAsk:
     path = tmp_path / "a.pcm"
-    path.write_bytes(np.arange(1000, dtype="<f4").tobytes())
+    path.write_bytes(np.arange(1000, dtype="<i2").tobytes())
     return ChunkAsk(path, 100, 300, "en", words=True)
+
+
+def hear(model: Model, *asks: ChunkAsk) -> list[wire.Answer]:
+    """A batch as the child hears it."""
+    ears = engine_child.Ears(model)
+    header = {"chunks": [ask.to_wire() for ask in asks]}
+    answer, payload = ears.answer(header, ears.prepare(header, b""))
+    return wire.answers_from_wire(over_the_wire(answer["chunks"]), payload)  # type: ignore[arg-type]
 
 
 def over_the_wire(header: object) -> object:
@@ -49,7 +57,7 @@ def wire_header(encoded: bytes) -> object:
 
 
 def test_a_chunk_is_the_samples_between_its_bounds(ask: ChunkAsk) -> None:
-    assert np.array_equal(ask.read(), np.arange(100, 300, dtype=np.float32))
+    assert np.array_equal(ask.read(), np.arange(100, 300, dtype=np.int16))
     assert ChunkAsk.from_wire(ask.to_wire()) == ask
 
 
@@ -109,16 +117,83 @@ def test_what_a_model_says_of_itself_arrives_as_it_was_sent() -> None:
 )
 def test_a_child_whose_accelerator_failed_leaves(ask: ChunkAsk, error: Exception) -> None:
     with pytest.raises(SystemExit) as leaving:
-        engine_child._recognise(Failing(error), [ask])
+        hear(Failing(error), ask)
     assert leaving.value.code == engine_child.EXIT_UNTRUSTED
 
 
 def test_a_child_stays_after_an_error_of_the_model(ask: ChunkAsk) -> None:
     for error in (RuntimeError("sizes do not fit"), ValueError("not finite")):
         with pytest.raises(type(error)):
-            engine_child._recognise(Failing(error), [ask])
+            hear(Failing(error), ask)
 
 
 def test_a_batch_of_unreadable_chunks_does_not_trouble_the_model(tmp_path: Path) -> None:
-    (answer,) = engine_child._recognise(Failing(ValueError("asked")), [ChunkAsk(tmp_path / "none", 0, 5)])
+    (answer,) = hear(Failing(ValueError("asked")), ChunkAsk(tmp_path / "none", 0, 5))
     assert isinstance(answer, TransientError)
+
+
+class Narrow:
+    """A Model that hears so many chunks at once and no more, and says by its words how many they were."""
+
+    info = INFO
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most = most
+        self.error = error
+        self.batches: list[int] = []
+
+    def recognise(self, chunks: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
+        self.batches.append(len(chunks))
+        if len(chunks) > self.most:
+            raise self.error
+        return [HeardChunk(text=str(chunk[0])) for chunk in chunks]
+
+
+NO_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("CUDA failed with error out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_batch_that_memory_cannot_hold_is_heard_in_parts_and_so_is_the_next(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    path = tmp_path / "a.pcm"
+    path.write_bytes(np.arange(8000, dtype="<i2").tobytes())
+    asks = [ChunkAsk(path, start, start + 1000) for start in range(0, 8000, 1000)]
+    model = Narrow(2, error)
+    ears = engine_child.Ears(model)
+    header = {"chunks": [ask.to_wire() for ask in asks]}
+    for _ in range(2):
+        answer, _ = ears.answer(header, ears.prepare(header, b""))
+        assert [chunk["text"] for chunk in answer["chunks"]] == [str(start) for start in range(0, 8000, 1000)]
+    assert model.batches == [8, 4, 2, 2, 4, 2, 2, *[2] * 4], "the second batch goes in parts at once"
+    assert capfd.readouterr().err.count("out of memory over") == 3
+
+
+def test_no_memory_for_one_chunk_is_the_machines_fault_and_not_the_recordings(ask: ChunkAsk) -> None:
+    with pytest.raises(TransientError, match="memory"):
+        hear(Narrow(0, MemoryError()), ask)
+
+
+def test_a_model_that_stages_gets_what_it_laid_ready(ask: ChunkAsk, tmp_path: Path) -> None:
+    class Staging(Narrow):
+        def stage(self, chunks: list[Pcm]) -> list[Pcm]:
+            return [chunk + np.int16(1) for chunk in chunks]
+
+    missing, heard = hear(Staging(9, MemoryError()), ChunkAsk(tmp_path / "none", 0, 5), ask)
+    assert isinstance(missing, TransientError)
+    assert isinstance(heard, HeardChunk)
+    assert heard.text == "101"
+
+
+@pytest.mark.parametrize("library", ["torch", "ctranslate2"])
+def test_auto_means_every_gpu_and_else_the_cpu(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    engine = "ctc" if library == "torch" else "ctranslate2"
+    for count, devices in ((0, ["cpu"]), (2, ["cuda:0", "cuda:1"])):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        monkeypatch.setattr("ctranslate2.get_cuda_device_count", lambda count=count: count)
+        assert engine_child.devices_there(engine) == devices

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from consumer.core.hearing import PCM_TYPE
 from consumer.core.model import Recording, Wish
 from consumer.engines import ctc
 from consumer.engines.dispatcher import BatchReport
@@ -66,7 +67,7 @@ async def test_recordings_share_batches_and_each_says_what_it_says_alone(
     assert all(alone)
     model = ctc.load(settings.model, revision=None, device="cpu", compute_type="auto", threads=1)
     for one, said in zip(recordings, alone, strict=True):
-        samples = np.fromfile(one.pcm_path, "<f4")
+        samples = np.fromfile(one.pcm_path, PCM_TYPE)
         spans = engine._family.plan(samples)
         heard = [model.recognise([samples[span.start : span.stop]], [None], [False])[0] for span in spans]
         assert engine._family.merge(spans, heard, model.info, one.audio_seconds).text == said
@@ -133,7 +134,7 @@ async def test_a_recording_whose_samples_are_gone_fails_alone(engine: LocalEngin
     with pytest.raises(TransientError, match="cannot be read"):
         await engine.transcribe(cut_short, Wish())
     asks = [ChunkAsk(path, 0, gone.samples) for path in (tmp_path / "none.pcm", whole.pcm_path)]
-    missing, there = await engine._run_batch(0, asks)
+    missing, there = await engine._children.hear(0, asks)
     assert isinstance(missing, TransientError)
     assert not isinstance(there, TransientError)
 

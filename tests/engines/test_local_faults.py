@@ -105,3 +105,22 @@ async def test_an_engine_that_cannot_load_its_model_says_so_and_leaves_nothing_b
     with pytest.raises(TransientError, match="not started"):
         await engine.transcribe(recording(tmp_path, "r", babble(1.0, 1)), Wish())
     await engine.stop()
+
+
+async def test_auto_is_a_warm_child_for_each_gpu_and_all_of_them_hear(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fragile_ctc.THREE_GPUS, "1")
+    settings = tiny_settings(folder).model_copy(update={"devices": ["auto"], "batch_max_chunks": 1})
+    engine = LocalEngine(settings, loader=fragile_ctc.DEVICES)
+    await engine.start()
+    try:
+        assert len(engine.child_pids) == 3
+        recordings = [recording(tmp_path, f"r{index}", babble(1.5, index)) for index in range(9)]
+        assert all(text(outcome) for outcome in await hear_all(engine, recordings))
+    finally:
+        await engine.stop()
+    logs = [(folder / f"cuda:{index}.log").read_text().splitlines() for index in range(3)]
+    assert [log[0] for log in logs] == ["warm [1.0, 2.0, 3.0, 4.0, 5.0]"] * 3
+    assert all("heard 1" in log for log in logs)
+    assert sum(len(log) - 1 for log in logs) == 9

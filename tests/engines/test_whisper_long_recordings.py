@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from consumer.core.hearing import Model, Samples, Span
+from consumer.core.hearing import Model, Samples, Span, to_pcm
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import find_pauses, frame_levels
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
@@ -24,7 +24,7 @@ def model() -> Model:
 
 
 def _hear(model: Model, samples: Samples, spans: list[Span], family: WhisperFamily) -> Recognised:
-    chunks = [samples[span.start : span.stop] for span in spans]
+    chunks = [to_pcm(samples[span.start : span.stop]) for span in spans]
     heard = model.recognise(chunks, [None] * len(spans), [span.words for span in spans])
     return family.merge(spans, heard, model.info, len(samples) / SAMPLE_RATE)
 
@@ -51,7 +51,9 @@ def _without_pauses(samples: Samples) -> Samples:
 @pytest.mark.parametrize(("count", "gap_seconds"), [(14, 0.0), (14, 0.5), (26, 0.0)])
 def test_a_long_recording_is_heard_as_well_as_its_parts(model: Model, count: int, gap_seconds: float) -> None:
     spoken = joined(count, gap_seconds=gap_seconds, seed=count)
-    parts = [heard.text for heard in model.recognise([one.samples for one in recordings()], [None] * 5, [False] * 5)]
+    parts = [
+        heard.text for heard in model.recognise([to_pcm(one.samples) for one in recordings()], [None] * 5, [False] * 5)
+    ]
 
     merged = _transcribed(model, spoken.samples)
 

@@ -6,7 +6,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from consumer.core.hearing import HeardChunk, Model, Samples
+from consumer.core.hearing import HeardChunk, Model, Samples, to_pcm
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.whisper import WINDOW_SAMPLES
 from consumer.engines import ctranslate2, whisper, whisper_text
@@ -36,7 +36,7 @@ def alone(model: Model) -> list[HeardChunk]:
 
 
 def _hear(model: Model, chunks: list[Samples], *, words: bool = False) -> list[HeardChunk]:
-    return model.recognise(chunks, [None] * len(chunks), [words] * len(chunks))
+    return model.recognise([to_pcm(chunk) for chunk in chunks], [None] * len(chunks), [words] * len(chunks))
 
 
 @pytest.mark.parametrize(("index", "bound"), [(0, 0.05), (1, 0.45), (2, 0.3), (3, 0.1), (4, 0.05)])
@@ -85,7 +85,7 @@ def test_words_are_placed_where_they_are_said(model: Model, alone: list[HeardChu
 
 
 def test_words_are_given_only_where_they_are_wanted(model: Model) -> None:
-    chunks = [spoken.samples for spoken in recordings()[:2]]
+    chunks = [to_pcm(spoken.samples) for spoken in recordings()[:2]]
 
     first, second = model.recognise(chunks, [None, None], [False, True])
 
@@ -226,8 +226,8 @@ def test_a_model_of_many_languages_names_them(multilingual: Model) -> None:
 def test_chunks_of_one_batch_may_have_different_languages(multilingual: Model) -> None:
     spoken = recordings()[3]
 
-    wished = multilingual.recognise([spoken.samples] * 3, ["en", "de", None], [True, False, True])
-    alone = [multilingual.recognise([spoken.samples], [heard.language], [True])[0] for heard in wished]
+    wished = multilingual.recognise([to_pcm(spoken.samples)] * 3, ["en", "de", None], [True, False, True])
+    alone = [multilingual.recognise([to_pcm(spoken.samples)], [heard.language], [True])[0] for heard in wished]
 
     assert [heard.language for heard in wished[:2]] == ["en", "de"]
     assert wished[2].language in (multilingual.info.languages or ())

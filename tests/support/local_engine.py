@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from consumer.core.hearing import Samples
+from consumer.core.hearing import Samples, to_pcm
 from consumer.core.model import Heard, Recording, Wish
 from consumer.engines.local import LocalEngine
 from consumer.settings import Settings
@@ -27,13 +27,14 @@ def tiny_settings(model: Path) -> Settings:
 
 def recording(folder: Path, name: str, samples: Samples) -> Recording:
     path = folder / f"{name}.pcm"
-    path.write_bytes(samples.astype("<f4").tobytes())
+    path.write_bytes(to_pcm(samples).tobytes())
     return Recording(digest=name, pcm_path=path, samples=samples.size)
 
 
-def marked(seconds: float, seed: int, mark: float) -> Samples:
+def marked(seconds: float, seed: int, mark: int) -> Samples:
+    """Something to hear that begins with one of fragile_ctc's marks."""
     samples = babble(seconds, seed)
-    samples[0] = mark
+    samples[0] = mark / 32768
     return samples
 
 

@@ -26,7 +26,18 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     if init.get("fail") or ("fail_if" in init and Path(init["fail_if"]).exists()):
         raise RecordingError(Reason.POISON, "this child was told to fail")
     ballast.extend(os.urandom(int(init.get("ballast_bytes", 0))))
-    return {"pid": os.getpid()}, handle
+    return {"pid": os.getpid()}, Handler(handle, prepare)
+
+
+def prepare(request: dict[str, Any], payload: bytes) -> bytes:
+    """``prepared``: touch that file; ``unprepared``: raise; ``lost``: leave."""
+    if "prepared" in request:
+        Path(request["prepared"]).touch()
+    if request.get("unprepared"):
+        raise ZeroDivisionError("nothing to prepare")
+    if request.get("lost"):
+        raise SystemExit(9)
+    return payload
 
 
 def handle(request: dict[str, Any], payload: bytes) -> Frame:
@@ -42,6 +53,9 @@ def handle(request: dict[str, Any], payload: bytes) -> Frame:
         case "wait_for_file":
             while not Path(request["path"]).exists():
                 time.sleep(0.005)
+        case "leak":
+            ballast.extend(os.urandom(int(request["leak_bytes"])))
+            return {"pid": os.getpid()}, b""
         case "segfault":
             signal.signal(signal.SIGSEGV, signal.SIG_DFL)
             ctypes.string_at(0)

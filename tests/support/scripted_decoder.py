@@ -11,7 +11,7 @@ from consumer.workers.child import Handler, serve
 
 
 def setup(_init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    return {}, handle
+    return {}, Handler(handle)
 
 
 def handle(request: dict[str, Any], _payload: bytes) -> Frame:

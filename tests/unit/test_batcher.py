@@ -1,7 +1,8 @@
 """The batcher: nothing lost, nothing doubled, budgets kept, the oldest first."""
 
 import math
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -216,3 +217,95 @@ def assert_oldest_first_in_each_bucket(batches: list[Batch[int]], limits: BatchL
         key = (bucket_of(member.audio_seconds, limits), member.critical)
         assert last.get(key, -1) < member.item
         last[key] = member.item
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A chunk as the oracle keeps it."""
+
+    item: int
+    audio_seconds: float
+    critical: bool
+    arrived: float
+
+
+def oracle(queued: list[Queued], limits: BatchLimits, now: float) -> list[int] | None:
+    """What ``take`` should give, by looking at everything: every bucket, every length of batch."""
+    candidates = []
+    for edge in {bucket_of(one.audio_seconds, limits) for one in queued}:
+        bucket = [one for one in queued if bucket_of(one.audio_seconds, limits) == edge]
+        bucket.sort(key=lambda one: (not one.critical, one.item))
+        costs = [limits.window_seconds or one.audio_seconds for one in bucket]
+        fits = [
+            count
+            for count in range(1, min(len(bucket), limits.max_chunks) + 1)
+            if count == 1 or count * max(costs[:count]) <= limits.padded_seconds
+        ]
+        count = max(fits)
+        full = (
+            count < len(bucket)
+            or count == limits.max_chunks
+            or (count + 1) * max(costs[:count]) > limits.padded_seconds
+        )
+        oldest = min(one.arrived for one in bucket)
+        if full or now >= oldest + limits.max_wait_seconds:
+            has_critical = any(one.critical for one in bucket)
+            candidates.append((not has_critical, oldest, edge, [one.item for one in bucket[:count]]))
+    return min(candidates)[3] if candidates else None
+
+
+@given(STEPS, ANY_LIMITS)
+def test_every_batch_is_the_one_that_looking_at_everything_would_give(steps: list[Step], limits: BatchLimits) -> None:
+    batcher: Batcher[int] = Batcher(limits)
+    queued: list[Queued] = []
+    now = 0.0
+    for item, step in enumerate(steps):
+        now += step.wait
+        batcher.add(item, step.audio_seconds, critical=step.critical, now=now)
+        queued.append(Queued(item, step.audio_seconds, step.critical, now))
+        for _ in range(step.takes):
+            batch = batcher.take(now)
+            assert (batch.items if batch else None) == oracle(queued, limits, now)
+            gone = set(batch.items) if batch else set()
+            queued = [one for one in queued if one.item not in gone]
+        assert batcher.saturated == (oracle(queued, replace(limits, max_wait_seconds=math.inf), now) is not None)
+
+
+@given(STEPS, ANY_LIMITS)
+def test_while_the_engine_is_idle_nobody_waits_longer_than_allowed(steps: list[Step], limits: BatchLimits) -> None:
+    batcher: Batcher[int] = Batcher(limits)
+    now = 0.0
+
+    def serve_until(until: float) -> None:
+        while (due := batcher.next_due(now)) is not None and due <= until:
+            batch = batcher.take(due)
+            assert batch is not None
+            assert all(due - member.arrived <= limits.max_wait_seconds + 1e-9 for member in batch.members)
+
+    for item, step in enumerate(steps):
+        serve_until(now + step.wait)
+        now += step.wait
+        batcher.add(item, step.audio_seconds, critical=step.critical, now=now)
+    serve_until(now + limits.max_wait_seconds)
+    assert len(batcher) == 0
+
+
+@pytest.mark.parametrize("padded_seconds", [40.0, 160.0, 320.0])
+def test_a_saturated_queue_of_a_usual_mix_pads_less_than_15_percent(padded_seconds: float) -> None:
+    """Log-normal lengths: mean 6.5 s, coefficient of variation 0.7, at most 35 s."""
+    sigma = math.sqrt(math.log(1 + 0.7**2))
+    drawn = random.Random(1)
+    lengths = [min(35.0, drawn.lognormvariate(math.log(6.5) - sigma**2 / 2, sigma)) for _ in range(4000)]
+    batcher: Batcher[int] = Batcher(BatchLimits(padded_seconds, 64, 0.03, 7200.0))
+    now, added, batches = 0.0, 0, list[Batch[int]]()
+    while added < len(lengths):
+        while added < len(lengths) and not batcher.full:
+            batcher.add(added, lengths[added], critical=False, now=now)
+            added += 1
+        batch = batcher.take(now)
+        assert batch is not None, "a full queue always has a batch"
+        batches.append(batch)
+        now += batch.padded_seconds / 3000
+    padded = sum(batch.padded_seconds for batch in batches)
+    assert padded / sum(batch.audio_seconds for batch in batches) <= 1.15
+    assert padded / len(batches) >= 0.7 * padded_seconds, "and its batches are well filled"

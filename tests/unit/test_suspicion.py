@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.suspicion import NO_SUSPICION, SUSPECTS_AT_ONCE, Suspicion
+from consumer.core.suspicion import NO_SUSPICION, SUSPECTS_AT_ONCE, Caution, Suspicion
 
 
 def lives_until_settled(killers: set[int], events: int, in_flight: int) -> tuple[int, set[int]]:
@@ -78,3 +78,21 @@ def test_getting_past_the_suspects_forgets_the_deaths() -> None:
 
 def test_a_death_with_nothing_in_flight_is_no_suspicion() -> None:
     assert NO_SUSPICION.after_death(10, 10, 10) == NO_SUSPICION
+
+
+def test_a_careful_lane_begins_few_suspects_at_once_and_those_it_died_over_alone() -> None:
+    few = Caution(NO_SUSPICION.after_death(10, 30, 14).after_death(10, 30, 14))
+    begun = 0
+    while few.allows(10 + begun, begun):
+        few.begins(10 + begun)
+        begun += 1
+    assert begun == SUSPECTS_AT_ONCE
+    assert few.allows(30, begun), "what was not in flight then need not wait"
+
+    alone = Caution(few.suspicion.after_death(10, 30, 14))
+    assert alone.allows(10, 0)
+    assert alone.begins(10)
+    assert not alone.allows(30, 1)
+    alone.alone = None
+    assert not alone.allows(11, 1)
+    assert alone.allows(11, 0)

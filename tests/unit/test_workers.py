@@ -23,8 +23,8 @@ PATIENCE_SECONDS = 60.0
 
 
 @asynccontextmanager
-async def running(**init: Any) -> AsyncIterator[Worker]:
-    worker = Worker(CHILD, init, name="scripted", start_timeout_seconds=PATIENCE_SECONDS)
+async def running(in_flight: int = 1, **init: Any) -> AsyncIterator[Worker]:
+    worker = Worker(CHILD, init, name="scripted", start_timeout_seconds=PATIENCE_SECONDS, in_flight=in_flight)
     await worker.start()
     try:
         yield worker
@@ -141,6 +141,81 @@ async def test_stopping_resolves_every_request_that_waits() -> None:
         worker.kill()
         results = await asyncio.gather(*asked, return_exceptions=True)
         assert all(isinstance(result, WorkerDiedError) for result in results)
+
+
+async def until_there(path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not path.exists():  # noqa: ASYNC110 (another process makes it)
+            await asyncio.sleep(0.005)
+
+
+async def test_the_next_request_is_made_ready_while_this_one_is_answered(tmp_path: Path) -> None:
+    gate, prepared = tmp_path / "gate", tmp_path / "prepared"
+    async with running(in_flight=2) as worker:
+        first = asyncio.create_task(ask(worker, "wait_for_file", path=str(gate)))
+        second = asyncio.create_task(ask(worker, "echo", b"payload", say="second", prepared=str(prepared)))
+        await until_there(prepared)
+        assert not first.done()
+        gate.touch()
+        await first
+        answer, payload = await second
+        assert (answer["said"], payload) == ("second", b"payload")
+
+
+async def test_a_request_whose_preparation_failed_is_answered_so_in_its_turn(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with running(in_flight=3) as worker:
+        first = asyncio.create_task(ask(worker, "wait_for_file", path=str(gate)))
+        bad = asyncio.create_task(ask(worker, "echo", unprepared=True))
+        good = asyncio.create_task(ask(worker, "echo", say="good"))
+        await asyncio.sleep(0)
+        gate.touch()
+        assert await first == ({}, b"")
+        with pytest.raises(WorkerFaultError, match="nothing to prepare"):
+            await bad
+        assert (await good)[0]["said"] == "good"
+
+
+async def test_a_child_that_leaves_over_a_preparation_leaves_when_its_turn_comes(tmp_path: Path) -> None:
+    gate, prepared = tmp_path / "gate", tmp_path / "prepared"
+    async with running(in_flight=2) as worker:
+        first = asyncio.create_task(ask(worker, "wait_for_file", path=str(gate)))
+        bad = asyncio.create_task(ask(worker, "echo", lost=True, prepared=str(prepared)))
+        await until_there(prepared)
+        gate.touch()
+        assert await first == ({}, b""), "its neighbour is to blame"
+        with pytest.raises(WorkerDiedError, match="exit code 9") as died:
+            await bad
+        assert died.value.lost_requests == 1
+
+
+async def test_a_child_that_dies_takes_all_that_it_held_with_it_and_says_how_much(tmp_path: Path) -> None:
+    async with running(in_flight=2) as worker:
+        asked = [asyncio.create_task(ask(worker, "wait_for_file", path=str(tmp_path / "never"))) for _ in range(3)]
+        await asyncio.sleep(0)
+        worker.kill()
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        for lost in (first, second):
+            assert isinstance(lost, WorkerDiedError)
+            assert lost.lost_requests == 2
+        assert isinstance(third, WorkerDiedError)
+
+
+async def test_the_time_of_a_request_begins_with_its_turn() -> None:
+    async with running(in_flight=2) as worker:
+        first = asyncio.create_task(ask(worker, "sleep", seconds=2.5))
+        second = asyncio.create_task(ask(worker, "echo", say="second", timeout_seconds=2.0))
+        await first
+        assert (await second)[0]["said"] == "second"
+
+
+async def test_a_hung_request_is_killed_after_its_own_time_and_the_one_behind_it_is_lost_without_blame() -> None:
+    async with running(in_flight=2) as worker:
+        first = asyncio.create_task(ask(worker, "sleep", seconds=3600, timeout_seconds=0.2))
+        second = asyncio.create_task(ask(worker, "echo", timeout_seconds=0.1))
+        results = await asyncio.gather(first, second, return_exceptions=True)
+        assert [isinstance(result, WorkerDiedError) and result.timed_out for result in results] == [True, False]
+        assert [isinstance(result, WorkerDiedError) and result.lost_requests for result in results] == [2, 2]
 
 
 async def test_a_setup_that_fails_tells_why() -> None:

@@ -104,6 +104,70 @@ async def test_a_child_that_grew_too_large_is_replaced_and_a_small_one_is_not() 
         assert (await ask(child, "echo"))["pid"] == (await ask(child, "echo"))["pid"]
 
 
+MEGABYTE = 1024 * 1024
+
+
+async def leaked(child: Supervisor, megabytes: int) -> int:
+    """Have it leak until a successor has taken over; the successor's pid."""
+    first = child.pid
+    async with asyncio.timeout(60):
+        while child.pid == first:
+            await ask(child, "leak", leak_bytes=megabytes * MEGABYTE)
+    assert child.pid is not None
+    return child.pid
+
+
+async def test_a_child_that_leaks_serves_until_its_successor_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WARM_REPLIES", 3)
+    async with supervisor(max_rss_growth_bytes=40 * MEGABYTE) as child:
+        first = child.pid
+        states = []
+        async with asyncio.timeout(60):
+            while child.pid == first:
+                await ask(child, "leak", leak_bytes=MEGABYTE)
+                states.append(child.state)
+        assert set(states) == {"ready"}, "somebody had to wait for it"
+        assert len(states) > 40, "it was replaced before it had grown"
+        assert child.restarts == 1
+        await until(lambda: not Path(f"/proc/{first}").exists())
+
+
+async def test_where_memory_is_short_the_leaking_child_ends_before_its_successor_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "WARM_REPLIES", 3)
+    monkeypatch.setattr(module, "available_bytes", lambda: 0)
+    async with supervisor(max_rss_growth_bytes=20 * MEGABYTE, in_flight=2) as child:
+        first = child.pid
+        asks = [asyncio.create_task(ask(child, "leak", leak_bytes=MEGABYTE)) for _ in range(60)]
+        pids = [(await one)["pid"] for one in asks]
+        assert pids[0] == first
+        assert len(set(pids)) >= 2, "nothing was lost, and it was replaced"
+        assert not Path(f"/proc/{first}").exists()
+
+
+async def test_a_child_of_steady_size_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WARM_REPLIES", 3)
+    async with supervisor(max_rss_growth_bytes=20 * MEGABYTE) as child:
+        assert len({(await ask(child, "echo"))["pid"] for _ in range(30)}) == 1
+
+
+async def test_a_successor_that_cannot_start_leaves_the_old_child_in_its_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "WARM_REPLIES", 3)
+    broken = tmp_path / "broken"
+    async with supervisor({"fail_if": str(broken)}, max_rss_growth_bytes=20 * MEGABYTE) as child:
+        first = child.pid
+        broken.touch()
+        async with asyncio.timeout(60):
+            while child.restarts == 0:
+                assert (await ask(child, "leak", leak_bytes=2 * MEGABYTE))["pid"] == first
+        assert (await ask(child, "echo"))["pid"] == first
+        broken.unlink()
+        assert await leaked(child, 2) != first
+
+
 async def test_health_is_the_last_good_answer_and_a_refusal_counts_as_one() -> None:
     async with supervisor() as child:
         assert child.last_reply_at is None
