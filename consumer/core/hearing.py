@@ -29,6 +29,8 @@ class ModelInfo:
     blank_id: int = 0
     """CTC: the id that means *nothing here* (the pad token of transformers' tokenizers)."""
     word_delimiter: str = "|"
+    max_batch_chunks: int | None = None
+    """Chunks in one batch at most, where more would be slower or change the text; None: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True)

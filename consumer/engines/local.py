@@ -69,6 +69,7 @@ class LocalEngine:
             "compute_type": settings.compute_type,
             "threads": settings.engine_threads or os.cpu_count() or 1,
             "loader": loader,
+            "options": _options(settings),
         }
         self._children = [
             Supervisor(
@@ -133,12 +134,13 @@ class LocalEngine:
             await self._stop_children()
             raise self._cannot_start(failures.exceptions[0]) from failures
         told = starts[0].result()
-        limits = _limits(self._settings, told["device"])
+        info = info_from_wire(told)
+        limits = _limits(self._settings, told["device"], info)
         dispatcher: Dispatcher[ChunkAsk, HeardChunk] = Dispatcher(
             limits, self._run_batch, slots=len(self._children), clock=self._clock, observe=self._observe
         )
         at_once = _chunks_at_once(limits, self._settings.chunk_seconds, told["device"]) * len(self._children)
-        self._loaded = _Loaded(info_from_wire(told), self._family, dispatcher, at_once)
+        self._loaded = _Loaded(info, self._family, dispatcher, at_once)
         dispatcher.start()
 
     async def stop(self) -> None:
@@ -238,7 +240,12 @@ def _family(settings: Settings) -> Family:
     return WhisperFamily(chunk_overlap_seconds=settings.chunk_overlap_seconds, word_times=settings.word_times)
 
 
-def _limits(settings: Settings, device: str) -> BatchLimits:
+def _options(settings: Settings) -> dict[str, bool]:
+    """What one kind of engine alone understands."""
+    return {"cuda_graphs": True} if settings.engine == "ctc" and settings.ctc_cuda_graphs == "auto" else {}
+
+
+def _limits(settings: Settings, device: str, info: ModelInfo) -> BatchLimits:
     """What a batch may hold on this device."""
     on_cpu = device == "cpu"
     padded_seconds, max_chunks = settings.batch_audio_seconds, settings.batch_max_chunks
@@ -251,7 +258,7 @@ def _limits(settings: Settings, device: str) -> BatchLimits:
         padded_seconds = max_chunks * window_seconds
     return BatchLimits(
         padded_seconds=padded_seconds,
-        max_chunks=max_chunks,
+        max_chunks=min(max_chunks, info.max_batch_chunks or max_chunks),
         max_wait_seconds=settings.batch_wait_ms / 1000,
         queue_seconds=settings.queue_audio_seconds,
         window_seconds=window_seconds,

@@ -29,7 +29,10 @@ _ACCELERATOR_WORDS = ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")
 
 
 def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    """Load and warm up. ``init``: engine, model, revision, device, compute_type, threads, perhaps a ``loader``."""
+    """Load and warm up.
+
+    ``init``: engine, model, revision, device, compute_type, threads, perhaps that engine's ``options``, a ``loader``.
+    """
     began = time.monotonic()
     device = _device(init["engine"], init["device"])
     module, _, function = (init.get("loader") or LOADERS[init["engine"]]).partition(":")
@@ -39,6 +42,7 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
         device=device,
         compute_type=init["compute_type"],
         threads=init["threads"],
+        **init.get("options", {}),
     )
     info = {**info_to_wire(model.info), "device": device, "load_seconds": time.monotonic() - began}
 
