@@ -29,6 +29,8 @@ MODEL_TYPES = frozenset({"wav2vec2", "hubert", "unispeech", "unispeech-sat"})
 """WavLM's attention reads its Linear layers' float weights, so it cannot be quantised this way."""
 
 _FORMAT = "earwitness ctc int8, version 1"
+_SCALE = ".weight_scale"
+"""Ends the names of the scales of a quantised layer."""
 _TRIAL_SECONDS = 2
 _WORTHWHILE = 1.1
 """How much quicker bfloat16 convolutions must be."""
@@ -61,7 +63,7 @@ def save(network: Any, folder: Path, *, model: str, revision: str | None) -> Non
         if isinstance(module, dynamic.Linear):
             weight, bias = _unpacked(module)
             tensors[f"{name}.weight"] = weight.int_repr()
-            tensors[f"{name}.weight_scale"] = weight.q_per_channel_scales()
+            tensors[name + _SCALE] = weight.q_per_channel_scales()
             tensors[f"{name}.bias"] = bias
         else:
             own = module.named_parameters(recurse=False)
@@ -86,13 +88,13 @@ def read(folder: Path) -> tuple[Any, str | None]:
         about = file.metadata() or {}
         if about.get("format") != _FORMAT:
             raise ValueError(f"{folder / WEIGHTS_FILE} is not of the format {_FORMAT!r}; quantise the model again")
-        names = set(file.keys())
-        for name in sorted(key.removesuffix(".weight_scale") for key in names if key.endswith(".weight_scale")):
-            parts = [file.get_tensor(f"{name}.{part}") for part in ("weight", "weight_scale", "bias")]
-            network.set_submodule(name, _packed(*parts))
-            names -= {f"{name}.{part}" for part in ("weight", "weight_scale", "bias")}
-        rest = {name: file.get_tensor(name).clone() for name in names}
-    network.load_state_dict(rest, strict=False, assign=True)
+        linears = [name.removesuffix(_SCALE) for name in file.keys() if name.endswith(_SCALE)]  # noqa: SIM118 (no dict)
+        parts = {name: [name + part for part in (".weight", _SCALE, ".bias")] for name in linears}
+        rest = set(file.keys()) - {part for names in parts.values() for part in names}
+        # these first: a quantised layer does not take a state in which its own part is missing
+        network.load_state_dict({name: file.get_tensor(name).clone() for name in rest}, strict=False, assign=True)
+        for name, names in parts.items():
+            network.set_submodule(name, _packed(*(file.get_tensor(part) for part in names)))
     lacking = [name for name, tensor in network.named_parameters() if tensor.is_meta]
     if [name for name in lacking if not name.endswith("masked_spec_embed")]:
         raise ValueError(f"{folder / WEIGHTS_FILE} lacks weights ({', '.join(lacking[:3])}); quantise the model again")
