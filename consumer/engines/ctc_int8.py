@@ -147,14 +147,21 @@ class InBfloat16(nn.Module):
 def quicken_convolutions(network: Any) -> bool:
     """Put the convolutions in bfloat16 where that is quicker here, as it is on chips with AVX512-BF16 or AMX."""
     base = network.base_model
-    extractor = copy.deepcopy(base.feature_extractor).bfloat16()
-    positions = InBfloat16(copy.deepcopy(base.encoder.pos_conv_embed))
-    before = _trial_seconds(base.feature_extractor, base.encoder.pos_conv_embed, torch.float32)
-    after = _trial_seconds(extractor, positions, torch.bfloat16)
+    extractor, positions = base.feature_extractor, base.encoder.pos_conv_embed
+    before = _trial_seconds(extractor, positions, torch.float32)
+    convolve_in_bfloat16(network)
+    after = _trial_seconds(base.feature_extractor, base.encoder.pos_conv_embed, torch.bfloat16)
     if before < _WORTHWHILE * after:
+        base.feature_extractor, base.encoder.pos_conv_embed = extractor, positions
         return False
-    base.feature_extractor, base.encoder.pos_conv_embed = extractor, positions
     return True
+
+
+def convolve_in_bfloat16(network: Any) -> None:
+    """Put bfloat16 copies of the convolutions in their place."""
+    base = network.base_model
+    base.feature_extractor = copy.deepcopy(base.feature_extractor).bfloat16()
+    base.encoder.pos_conv_embed = InBfloat16(copy.deepcopy(base.encoder.pos_conv_embed))
 
 
 @torch.inference_mode()
