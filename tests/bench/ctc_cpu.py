@@ -67,6 +67,8 @@ def variants(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
     speeds: dict[str, dict[int, list[float]]] = {name: {seconds: [] for seconds in CLIPS} for name in networks}
     for network in networks.values():
         network.recognise(clips[4][:1])
+    judged = [clips[4][0], clips[10][0]]
+    right = scores_of(networks["float32"], judged)
     for _ in range(rounds):
         for name, network in networks.items():
             for seconds, sounds in clips.items():
@@ -76,7 +78,7 @@ def variants(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
             "weight_bytes": ctc_int8.weight_bytes(network.recogniser.network),
             "batch": groups[name],
             "times_real_time": {seconds: statistics.median(took) for seconds, took in speeds[name].items()},
-            **errors(networks["float32"], network, clips[4] + clips[10]),
+            **errors(right, scores_of(network, judged)),
         }
         for name, network in networks.items()
     }
@@ -101,12 +103,10 @@ def times_real_time(network: CtcNetwork, sounds: list[Samples], group: int) -> f
     return sum(len(sound) for sound in sounds) / 16_000 / (time.perf_counter() - began)
 
 
-def errors(exact: CtcNetwork, network: CtcNetwork, sounds: list[Samples]) -> dict[str, float]:
+def errors(right: torch.Tensor, scores: torch.Tensor) -> dict[str, float]:
     """Relative error of the logits, root mean square; tokens equal, all and where float32's two best are further
     apart than twice that error.
     """
-    right = torch.cat([scores_of(exact, sound) for sound in sounds])
-    scores = torch.cat([scores_of(network, sound) for sound in sounds])
     error = float((scores - right).square().mean().sqrt())
     equal = scores.argmax(-1) == right.argmax(-1)
     best = right.topk(2, dim=-1).values
@@ -119,9 +119,9 @@ def errors(exact: CtcNetwork, network: CtcNetwork, sounds: list[Samples]) -> dic
     }
 
 
-def scores_of(network: CtcNetwork, sound: Samples) -> torch.Tensor:
-    """Logits of a chunk alone, but for what is common to a frame."""
-    (scores,) = network.log_probabilities([sound])
+def scores_of(network: CtcNetwork, sounds: list[Samples]) -> torch.Tensor:
+    """Logits of chunks, each alone, one after another, but for what is common to a frame; shape (frames, symbols)."""
+    scores = torch.cat([network.log_probabilities([sound])[0] for sound in sounds])
     return scores - scores.mean(-1, keepdim=True)
 
 
@@ -150,7 +150,8 @@ def peak(statement: str) -> int:
 
 def words() -> dict[str, float]:
     """Whisper tiny.en in CTranslate2, greedy: word error rates over all sentences in all noises."""
-    clips, texts = [], []
+    clips: list[Samples] = []
+    texts: list[str] = []
     for spoken in recordings():
         for decibels in NOISE_DECIBELS:
             clips.append(in_noise(spoken.samples, decibels, len(clips)))
