@@ -63,7 +63,7 @@ def save(network: Any, folder: Path, *, model: str, revision: str | None) -> Non
         if isinstance(module, dynamic.Linear):
             weight, bias = _unpacked(module)
             tensors[f"{name}.weight"] = weight.int_repr()
-            tensors[name + _SCALE] = weight.q_per_channel_scales()
+            tensors[name + _SCALE] = weight.q_per_channel_scales().float()  # as the kernels hold them
             tensors[f"{name}.bias"] = bias
         else:
             own = module.named_parameters(recurse=False)
@@ -106,7 +106,7 @@ def _packed(weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor) -> n
     with warnings.catch_warnings():
         _silence_deprecation()
         # one layer's float weights for a moment: quantising them again gives the very same integers
-        floats = weight.float() * scales.unsqueeze(1).float()
+        floats = weight.float() * scales.unsqueeze(1)
         zeros = torch.zeros(scales.shape, dtype=torch.int64)
         linear = dynamic.Linear(  # type: ignore[no-untyped-call]
             weight.shape[1], weight.shape[0], dtype=torch.qint8
@@ -127,7 +127,7 @@ def weight_bytes(network: Any) -> int:
     for module in network.modules():
         if isinstance(module, dynamic.Linear):
             weight, bias = _unpacked(module)
-            total += weight.numel() + 8 * weight.shape[0] + bias.nbytes
+            total += weight.numel() + 4 * weight.shape[0] + bias.nbytes
         total += sum(tensor.nbytes for tensor in module.parameters(recurse=False))
     return total
 
