@@ -71,7 +71,8 @@ async def hearing(settings: Settings) -> AsyncIterator[tuple[Recordings, HybridE
         async with asyncio.TaskGroup() as starting:
             starting.create_task(decoders.start())
             starting.create_task(engine.start())
-        log.info("engine_ready %s %s", engine.primary.ref.name, engine.primary.ref.model)
+        ref = engine.primary.ref
+        log.info("engine_ready %s %s %s", ref.name, ref.model, ref.quantization or "not quantised")
         recordings = Recordings(
             spool,
             fetcher,

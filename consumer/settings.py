@@ -141,7 +141,9 @@ class Settings(BaseSettings):
     devices: Names = Field(default_factory=lambda: ["auto"])
     """`auto` (every GPU, else the CPU), `cpu`, or a list such as `cuda:0,cuda:1`."""
     compute_type: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """`auto`: int8 for ctranslate2 on a CPU, bfloat16 on a GPU, else float32."""
+    """`auto`: int8 for ctc and ctranslate2 on a CPU, bfloat16 on a GPU, else float32."""
+    ctc_cuda_graphs: Literal["off", "auto"] = "off"
+    """`auto`: CTC on a GPU tries CUDA graphs of fixed shapes and keeps those that are quicker; costs GPU memory."""
     engine_threads: NonNegativeInt = 0
     """CPU threads of the engine; 0: all cores."""
     language: str | None = None

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import config, dead_letters, publish, serve, topics, transcribe
+from consumer.cli import config, dead_letters, publish, quantize, serve, topics, transcribe
 from consumer.cli.context import parse_assignments
 from consumer.errors import EarwitnessError
 from consumer.settings import PREFIX
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.command()(publish.publish)
 app.command()(transcribe.transcribe)
+app.command()(quantize.quantize)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(config.config)

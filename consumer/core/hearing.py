@@ -6,7 +6,7 @@ cuts a recording into chunks and makes one text of what was heard in them.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,8 @@ class ModelInfo:
     blank_id: int = 0
     """CTC: the id that means *nothing here* (the pad token of transformers' tokenizers)."""
     word_delimiter: str = "|"
+    max_batch_chunks: int | None = None
+    """Chunks in one batch at most, where more would be slower or change the text; None: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,12 @@ class WarmsUp(Protocol):
 class Stages(Protocol):
     """A Model that gains by having the next batch laid ready while it is busy with this one."""
 
-    def stage(self, chunks: list[Pcm]) -> list[Pcm]:
-        """The same chunks where ``recognise`` finds them soonest, such as in pinned memory.
+    def stage(self, chunks: list[Pcm]) -> Any:
+        """Send a batch on its way to the device; called in another thread than the rest, at most two batches ahead."""
+        ...
 
-        Called in another thread than ``recognise``, at most two batches ahead of it.
-        """
+    def recognise_staged(self, staged: Any) -> list[HeardChunk]:
+        """As ``recognise``, of a batch that is there already."""
         ...
 
 

@@ -29,6 +29,7 @@ class EngineChildren:
             "threads": settings.engine_threads or os.cpu_count() or 1,
             "warm_lengths_seconds": warm_lengths_seconds,
             "loader": loader,
+            "options": _options(settings),
         }
         self._children = [self._child(device) for device in settings.devices]
 
@@ -94,3 +95,8 @@ class EngineChildren:
             return error
         # libraries speak in paragraphs, and of files rather than of the model
         return TransientError(error.reason, f"model {self._settings.model}: {' '.join(error.detail.split())}")
+
+
+def _options(settings: Settings) -> dict[str, bool]:
+    """What one kind of engine alone understands."""
+    return {"cuda_graphs": True} if settings.engine == "ctc" and settings.ctc_cuda_graphs == "auto" else {}

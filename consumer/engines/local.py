@@ -109,7 +109,8 @@ class LocalEngine:
     async def start(self) -> None:
         """Start a child for each device and wait for all. Raises ReasonedError if one cannot start; none is left."""
         told = await self._children.start()
-        limits = _limits(self._settings, told["device"])
+        info = info_from_wire(told)
+        limits = _limits(self._settings, told["device"], info)
         dispatcher: Dispatcher[ChunkAsk, HeardChunk] = Dispatcher(
             limits,
             self._children.hear,
@@ -119,7 +120,7 @@ class LocalEngine:
             observe=self._observe,
         )
         at_once = _chunks_at_once(limits, self._settings.chunk_seconds, told["device"]) * len(self._children)
-        self._loaded = _Loaded(info_from_wire(told), self._family, dispatcher, at_once)
+        self._loaded = _Loaded(info, self._family, dispatcher, at_once)
         dispatcher.start()
 
     async def stop(self) -> None:
@@ -210,7 +211,7 @@ def _bucket_lengths(settings: Settings) -> list[float]:
     return [min(bucket * BUCKET_SECONDS, settings.chunk_seconds) for bucket in range(1, buckets + 1)]
 
 
-def _limits(settings: Settings, device: str) -> BatchLimits:
+def _limits(settings: Settings, device: str, info: ModelInfo) -> BatchLimits:
     """What a batch may hold on this device."""
     on_cpu = device == "cpu"
     padded_seconds, max_chunks = settings.batch_audio_seconds, settings.batch_max_chunks
@@ -223,7 +224,7 @@ def _limits(settings: Settings, device: str) -> BatchLimits:
         padded_seconds = max_chunks * window_seconds
     return BatchLimits(
         padded_seconds=padded_seconds,
-        max_chunks=max_chunks,
+        max_chunks=min(max_chunks, info.max_batch_chunks or max_chunks),
         max_wait_seconds=settings.batch_wait_ms / 1000,
         queue_seconds=settings.queue_audio_seconds,
         window_seconds=window_seconds,

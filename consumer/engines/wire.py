@@ -58,6 +58,7 @@ def info_from_wire(data: dict[str, Any]) -> ModelInfo:
         vocabulary=tuple(data["vocabulary"]),
         blank_id=data["blank_id"],
         word_delimiter=data["word_delimiter"],
+        max_batch_chunks=data["max_batch_chunks"],
     )
 
 

@@ -49,9 +49,23 @@ class _Chunk:
         return self.pcm.size / SAMPLE_RATE
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A request's chunks, read."""
+
+    read: list[_Chunk | TransientError]
+    """All of them in order; an error for each that cannot be read."""
+    whole: list[_Chunk]
+    staged: Any = None
+    """The whole ones as the model has laid them ready, if it does that."""
+
+
 def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    """Load and warm up. ``init``: engine, model, revision, device, compute_type, threads, warm_lengths_seconds, perhaps
-    a ``loader``. Says, besides the model's own info, its ``device``, and all ``devices`` where that was ``auto``.
+    """Load and warm up.
+
+    ``init``: engine, model, revision, device, compute_type, threads, warm_lengths_seconds, perhaps that engine's
+    ``options``, a ``loader``. Says, besides the model's own info, its ``device``, and all ``devices`` where that was
+    ``auto``.
     """
     began = time.monotonic()
     module, _, function = (init.get("loader") or LOADERS[init["engine"]]).partition(":")
@@ -63,6 +77,7 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
         device=devices[0],
         compute_type=init["compute_type"],
         threads=init["threads"],
+        **init.get("options", {}),
     )
     if isinstance(model, WarmsUp):
         model.warm_up(init["warm_lengths_seconds"])
@@ -89,34 +104,34 @@ class Ears:
         self._clock = clock
         self._budget = MemoryBudget()
 
-    def prepare(self, header: dict[str, Any], _payload: bytes) -> list[_Chunk | TransientError]:
-        """The chunks' samples, where the model finds them soonest; an error for each that cannot be read."""
+    def prepare(self, header: dict[str, Any], _payload: bytes) -> _Batch:
+        """The chunks' samples, on their way to the device where the model sees to that."""
         read = [_read(ChunkAsk.from_wire(chunk)) for chunk in header["chunks"]]
         whole = [chunk for chunk in read if isinstance(chunk, _Chunk)]
         if not isinstance(self._model, Stages) or not whole:
-            return read
+            return _Batch(read, whole)
         try:
-            staged = iter(self._model.stage([chunk.pcm for chunk in whole]))
+            return _Batch(read, whole, self._model.stage([chunk.pcm for chunk in whole]))
         except RuntimeError as error:
             _leave_if_untrusted(error)
             raise
-        return [chunk if isinstance(chunk, TransientError) else _Chunk(chunk.ask, next(staged)) for chunk in read]
 
-    def answer(self, _header: dict[str, Any], chunks: list[_Chunk | TransientError]) -> Frame:
+    def answer(self, _header: dict[str, Any], batch: _Batch) -> Frame:
         """What was heard in each chunk. Ends the process where the accelerator failed."""
         began = self._clock()
-        heard = iter(self._hear([chunk for chunk in chunks if isinstance(chunk, _Chunk)]))
-        answers: list[Answer] = [chunk if isinstance(chunk, TransientError) else next(heard) for chunk in chunks]
+        heard = iter(self._hear(batch))
+        answers: list[Answer] = [chunk if isinstance(chunk, TransientError) else next(heard) for chunk in batch.read]
         headers, payload = answers_to_wire(answers)
         return {"chunks": headers, "seconds": self._clock() - began}, payload
 
-    def _hear(self, chunks: list[_Chunk]) -> list[HeardChunk]:
+    def _hear(self, batch: _Batch) -> list[HeardChunk]:
+        chunks, staged = batch.whole, batch.staged
         lengths_seconds = [chunk.audio_seconds for chunk in chunks]
         todo = [chunks[part] for part in reversed(self._budget.parts(lengths_seconds, self._clock()))]
         heard: list[HeardChunk] = []
         while todo:
             part = todo.pop()
-            answers = self._within_memory(part)
+            answers = self._within_memory(part, staged if len(part) == len(chunks) else None)
             if answers is not None:
                 heard += answers
                 continue
@@ -125,9 +140,11 @@ class Ears:
             todo += [part[middle:], part[:middle]]
         return heard
 
-    def _within_memory(self, part: list[_Chunk]) -> list[HeardChunk] | None:
+    def _within_memory(self, part: list[_Chunk], staged: Any) -> list[HeardChunk] | None:
         """What was heard; None if memory was too small for all of them together."""
         try:
+            if staged is not None and isinstance(self._model, Stages):
+                return self._model.recognise_staged(staged)
             return self._model.recognise(
                 [chunk.pcm for chunk in part],
                 [chunk.ask.language for chunk in part],

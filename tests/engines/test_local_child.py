@@ -181,8 +181,11 @@ def test_no_memory_for_one_chunk_is_the_machines_fault_and_not_the_recordings(as
 
 def test_a_model_that_stages_gets_what_it_laid_ready(ask: ChunkAsk, tmp_path: Path) -> None:
     class Staging(Narrow):
-        def stage(self, chunks: list[Pcm]) -> list[Pcm]:
-            return [chunk + np.int16(1) for chunk in chunks]
+        def stage(self, chunks: list[Pcm]) -> tuple[Pcm, ...]:
+            return tuple(chunk + np.int16(1) for chunk in chunks)
+
+        def recognise_staged(self, staged: tuple[Pcm, ...]) -> list[HeardChunk]:
+            return self.recognise(list(staged), [None] * len(staged), [False] * len(staged))
 
     missing, heard = hear(Staging(9, MemoryError()), ChunkAsk(tmp_path / "none", 0, 5), ask)
     assert isinstance(missing, TransientError)

@@ -65,12 +65,29 @@ async def test_recordings_share_batches_and_each_says_what_it_says_alone(
     alone = [text(await engine.transcribe(one, Wish())) for one in recordings]
     assert together == alone
     assert all(alone)
-    model = ctc.load(settings.model, revision=None, device="cpu", compute_type="auto", threads=1)
+    model = ctc.load(settings.model, revision=None, device="cpu", compute_type="float32", threads=1)
     for one, said in zip(recordings, alone, strict=True):
         samples = np.fromfile(one.pcm_path, PCM_TYPE)
         spans = engine._family.plan(samples)
         heard = [model.recognise([samples[span.start : span.stop]], [None], [False])[0] for span in spans]
         assert engine._family.merge(spans, heard, model.info, one.audio_seconds).text == said
+
+
+async def test_int8_hears_one_chunk_at_a_time_whoever_else_waits(settings: Settings, tmp_path: Path) -> None:
+    """As the model says in its info: the limits of the settings are those of a batch that may hold more."""
+    reports: list[BatchReport[ChunkAsk]] = []
+    local = LocalEngine(settings.model_copy(update={"compute_type": "auto"}), observe=reports.append)
+    await local.start()
+    try:
+        recordings = [recording(tmp_path, f"i{index}", babble(2.0, index)) for index in range(4)]
+        together = await hear_all(local, recordings)
+        assert [len(report.items) for report in reports] == [1] * 4
+        assert [text(outcome) for outcome in together] == [
+            text(await local.transcribe(one, Wish())) for one in recordings
+        ]
+        assert (local.ref.quantization or "").startswith("int8")
+    finally:
+        await local.stop()
 
 
 async def test_a_long_recording_leaves_room_for_others(engine: LocalEngine, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ def tiny_settings(model: Path) -> Settings:
         engine="ctc",
         model=str(model),
         devices=["cpu"],
+        compute_type="float32",  # its batches hold several chunks
         engine_threads=1,
         chunk_seconds=5.0,
         chunk_overlap_seconds=1.0,

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer.core import ctc
-from consumer.core.ctc import CtcFamily, collapse, frame_count, words_of
+from consumer.core.ctc import CtcFamily, collapse, words_of
+from consumer.core.frames import frame_count
 from consumer.core.hearing import HeardChunk, ModelInfo, Samples, Span
 from consumer.core.model import SAMPLE_RATE
 from schemas.models import EngineRef
