@@ -208,7 +208,7 @@ async def test_events_that_meet_a_probe_on_its_way_leave_its_verdict_alone(recor
         await api.until_calls(1)
         error = await failure_of(engine, recording)
         assert isinstance(error, SlowDownError)
-        assert engine.breaker.state is BreakerState.HALF_OPEN
+        assert not engine.breaker.would_allow(now)
         answered.set()
         assert (await probe).recognised.text == "hello"
         assert engine.breaker.state is BreakerState.CLOSED
