@@ -17,7 +17,7 @@ from typing import Protocol
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
-from consumer.core.model import Record, Recording, Wish
+from consumer.core.model import Record, Recording, Urgency, Wish
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
@@ -137,8 +137,8 @@ class Pipeline:
             if left_seconds <= 0:
                 due = notes.published_at + timedelta(seconds=event.deadline_seconds)
                 raise _too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
-        wish = Wish(event.language or self._settings.language, event.critical, deadline)
-        return Wish(self._engine.language_of(wish), event.critical, deadline)
+        wish = Wish(event.language or self._settings.language, Urgency(critical=event.critical), deadline)
+        return replace(wish, language=self._engine.language_of(wish))
 
     async def _carry(self, journey: _Journey) -> tuple[Settlement, Flight | None]:
         digest = await self._digest(journey)
@@ -176,7 +176,7 @@ class Pipeline:
         key = dedup_key(scope, digest, self._fingerprint(journey.wish.language))
         if (recognised := self._remembered(owner, key)) is not None:
             return await self._from_cache(journey, recognised), None
-        landing = await self._land(journey, key, lambda begins: self._hear(journey, digest, begins))
+        landing = await self._land(journey, key, lambda flight: self._hear(journey, digest, flight))
         if not landing.first:
             return await self._from_cache(journey, landing.heard.recognised), None
         try:
@@ -201,7 +201,7 @@ class Pipeline:
             async with asyncio.timeout(
                 None if deadline is None else max(0.0, deadline - self._memory.clock())
             ) as scope:
-                return await self._memory.flights.join(key, lead)
+                return await self._memory.flights.join(key, lead, critical=journey.wish.critical)
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -210,18 +210,17 @@ class Pipeline:
             late.attempts = journey.spent
             raise late from error
 
-    async def _hear(self, journey: _Journey, digest: str, begins: Callable[[], None]) -> Result:
+    async def _hear(self, journey: _Journey, digest: str, flight: Flight) -> Result:
         """Lead a recognition, on behalf of all who want these bytes heard."""
         notes, source = journey.notes, journey.source
         fetched_before = source.fetch_seconds
+        wish = replace(journey.wish, urgency=flight.urgency, begins=flight.begins, spent=journey.spent.extend)
         try:
             async with self._recordings.samples(source, digest) as recording:
                 if source.fetch_seconds is not fetched_before:
                     journey.span.stage_before("fetch", source.fetch_seconds, source.decode_seconds or 0.0)
                 journey.span.stage_before("decode", source.decode_seconds)
-                heard, route = await self._engine.transcribe(
-                    recording, replace(journey.wish, begins=begins, spent=journey.spent.extend)
-                )
+                heard, route = await self._engine.transcribe(recording, wish)
                 journey.span.stage_before("queue", heard.queue_seconds, heard.infer_seconds or 0.0)
                 journey.span.stage_before("infer", heard.infer_seconds)
                 return heard, route

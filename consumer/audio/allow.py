@@ -3,10 +3,11 @@
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import httpx2
 
+from consumer.core.shown import encodable
 from consumer.errors import EventError, ServiceError
 from schemas.codes import Reason
 
@@ -18,7 +19,8 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 class Address:
     """An address taken apart: ``authority`` is the host and port, or the bucket; ``path`` starts with a slash.
 
-    For ``file`` the path is the real one, with symbolic links followed.
+    For ``file`` the path is the real one, with symbolic links followed; as everywhere in Python, its bytes that are no
+    UTF-8 are lone surrogates.
     """
 
     scheme: str
@@ -28,7 +30,7 @@ class Address:
     @property
     def shown(self) -> str:
         """For people: without query and user, which may be secrets."""
-        return f"{self.scheme}://{self.authority}{self.path}"
+        return encodable(f"{self.scheme}://{self.authority}{self.path}")
 
 
 class AllowList:
@@ -73,9 +75,9 @@ def parse(uri: str) -> Address:
 def _file(rest: str) -> Address:
     try:
         parts = urlsplit(f"file://{rest}")
+        path = os.fsdecode(unquote_to_bytes(os.fsencode(parts.path)))  # names are bytes, of whatever encoding
     except ValueError as error:
-        raise EventError(Reason.URI_NOT_ALLOWED, f"not an address: {error}") from error
-    path = unquote(parts.path)
+        raise EventError(Reason.URI_NOT_ALLOWED, encodable(f"not an address: {error}")) from error
     if parts.netloc.lower() not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise EventError(Reason.URI_NOT_ALLOWED, "a file address is file:///absolute/path, percent-encoded, no host")
     return Address("file", "", os.path.realpath(path))

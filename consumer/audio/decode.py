@@ -1,8 +1,11 @@
 """Any recording to 16 kHz mono int16, block by block, so that memory never depends on its length. Pure and blocking.
 
-libsndfile reads first (WAV, FLAC, MP3, OGG and kin); what it does not know or gives up on goes to PyAV (AAC, MP4,
-WebM). A recording is corrupt if more than a tenth of it is damaged, or missing against a length that its header is
-sure of (FLAC, MP4, WebM); where no header is (WAV of a stream, MP3, OGG), what is there is all there is.
+libsndfile reads what has one length and knows it (WAV, FLAC and kin); PyAV what it does not know or gives up on (AAC,
+MP4, WebM), and MP3 and Ogg too: of those libsndfile reads only as much as the header claims or the first frames let it
+guess, so that files joined end to end, or of a varying bit rate, would silently lose their rest.
+A recording is corrupt if more than a tenth of it is damaged, or missing against a length that it is sure of (FLAC, MP4,
+WebM, the first and last time stamps of an Ogg); where there is none (WAV of a stream, MP3), what is there is all there
+is.
 librosa mixes down and resamples (``soxr_hq``). It wants the whole recording in memory, so one that does not fit there
 comfortably goes block by block through librosa's own resampler, soxr, with the same result.
 For the decode child alone: librosa's first resampling takes seconds, and its numba 200 MB.
@@ -10,7 +13,7 @@ For the decode child alone: librosa's first resampling takes seconds, and its nu
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,8 +39,14 @@ BLOCK_SAMPLES = 1 << 20
 FRAMES_IN_BLOCK = 64
 SLOWEST_HERTZ, FASTEST_HERTZ = 2_000, 768_000
 MOST_DAMAGE = 0.1
+ONE_FRAME_BYTES = 1441
+"""The largest frame of an MP3; as much may always be damaged, however short the recording."""
+_GUESSED = ("MP3", "OGG")
+"""Formats whose length libsndfile guesses, or takes for that of their first part."""
 _UNKNOWN_FORMAT = 1
 """libsndfile's SF_ERR_UNRECOGNISED_FORMAT."""
+_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+"""What stands between MP3 files that were joined end to end."""
 # Playlists and their like are left out: they would have the decoder open other files and addresses.
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,mp3,flac,ogg,wav,w64,aiff,au,caf,asf,amr,ac3,eac3,mpegts,mpeg,avi"
@@ -62,10 +71,7 @@ def decode_file(path: Path, out_path: Path, *, max_seconds: float) -> DecodeResu
     ``max_seconds`` have come out; TransientError(fetch_failed) if the spool is at fault.
     """
     try:
-        try:
-            result = _with_libsndfile(path, out_path, max_seconds)
-        except soundfile.LibsndfileError as error:
-            result = _with_pyav(path, out_path, max_seconds, error)
+        result = _decoded(path, out_path, max_seconds)
     except OSError as error:  # the disk's fault, never the recording's
         raise TransientError(Reason.FETCH_FAILED, f"the spool cannot be used: {error.strerror}") from error
     if result.samples == 0:
@@ -134,8 +140,19 @@ class Writer:
         self._file.write(to_pcm(mono).data)
 
 
-def _with_libsndfile(path: Path, out_path: Path, max_seconds: float) -> DecodeResult:
-    with soundfile.SoundFile(path) as source, Writer(out_path, max_seconds) as writer:
+def _decoded(path: Path, out_path: Path, max_seconds: float) -> DecodeResult:
+    known = True
+    try:
+        with soundfile.SoundFile(path) as source:
+            if source.format not in _GUESSED:
+                return _with_libsndfile(source, out_path, max_seconds)
+    except soundfile.LibsndfileError as error:
+        known = error.code != _UNKNOWN_FORMAT
+    return _with_pyav(path, out_path, max_seconds, known=known)
+
+
+def _with_libsndfile(source: soundfile.SoundFile, out_path: Path, max_seconds: float) -> DecodeResult:
+    with Writer(out_path, max_seconds) as writer:
         rate, channels, frames = source.samplerate, source.channels, source.frames
         # librosa for what fits in memory with room to spare, whatever the header claims; soxr's stream for the rest
         if frames <= WHOLE_SECONDS * rate and frames * channels <= WHOLE_SAMPLES:
@@ -162,11 +179,12 @@ def _demand_speech(rate: int) -> None:
         raise RecordingError(Reason.UNSUPPORTED_FORMAT, f"a sample rate of {rate} Hz is not one of speech")
 
 
-def _with_pyav(path: Path, out_path: Path, max_seconds: float, before: soundfile.LibsndfileError) -> DecodeResult:
+def _with_pyav(path: Path, out_path: Path, max_seconds: float, *, known: bool) -> DecodeResult:
+    """``known``: libsndfile knows the format, so that what cannot be opened is damaged."""
     try:
         container = av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
     except (av.FFmpegError, ValueError) as error:
-        raise _refusal(path, before, error) from error
+        raise _refusal(path, error, known=known) from error
     try:
         with container:
             if not container.streams.audio:
@@ -202,26 +220,25 @@ def _blocks(container: Any, stream: Any) -> Iterator[tuple[Block, int]]:
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """What the packets hold. Raises RecordingError(corrupt_audio) at the end if too many were damaged."""
-    packets = damaged = 0
+    """What the packets hold. Raises RecordingError(corrupt_audio) at the end if too much of them was damaged."""
+    # counted in bytes: damage has no frames to tell apart, and may come as one packet however much it is
+    size_bytes = damaged_bytes = 0
     for packet in _packets(container, stream):
-        packets += 1
+        size_bytes += packet.size
         try:
-            yield from packet.decode() if packet is not None else ()
-            damaged += packet is None
+            yield from packet.decode()
         except av.InvalidDataError:
-            damaged += 1
-    if damaged > max(1, packets * MOST_DAMAGE):
-        detail = f"{damaged} of {packets} packets are damaged; send the recording again"
+            if not bytes(packet).startswith(_TAGS):
+                damaged_bytes += packet.size
+    if damaged_bytes > max(ONE_FRAME_BYTES, size_bytes * MOST_DAMAGE):
+        detail = f"{damaged_bytes} of {size_bytes} bytes of sound are damaged; send the recording again"
         raise RecordingError(Reason.CORRUPT_AUDIO, detail)
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's packets; None for damage that ends them early."""
-    try:
+    """The stream's packets, until its end or damage that nothing is found behind; what is missing is seen later."""
+    with suppress(av.InvalidDataError, av.EOFError):
         yield from container.demux(stream)
-    except (av.InvalidDataError, av.EOFError):
-        yield None
 
 
 def _floats(frame: Any) -> Block:
@@ -250,11 +267,10 @@ def _demand_whole(heard_seconds: float, claimed_seconds: float) -> None:
         raise RecordingError(Reason.CORRUPT_AUDIO, detail)
 
 
-def _refusal(path: Path, before: soundfile.LibsndfileError, error: Exception) -> RecordingError:
+def _refusal(path: Path, error: Exception, *, known: bool) -> RecordingError:
     with path.open("rb") as file:
         head = file.read(16)
-    known = before.code != _UNKNOWN_FORMAT or any(head[at : at + len(mark)] == mark for at, mark in _MARKS)
-    if known:
+    if known or any(head[at : at + len(mark)] == mark for at, mark in _MARKS):
         return RecordingError(Reason.CORRUPT_AUDIO, f"the recording is damaged from its beginning: {_words(error)}")
     detail = "neither libsndfile nor FFmpeg knows this format; is it a recording? (WAV, FLAC, MP3, OGG, M4A, WebM ...)"
     return RecordingError(Reason.UNSUPPORTED_FORMAT, detail)

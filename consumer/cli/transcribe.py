@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import typer
 
 from consumer.cli.context import settings_of
+from consumer.core.shown import encodable
 from consumer.errors import EarwitnessError, EventError, ReasonedError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ async def _transcribe(settings: "Settings", wanted: list[tuple[str, str]], place
             name, uri = wanted[place]
             async with room:
                 try:
-                    result = await _hear(recordings, engine, f"{place}", uri)
+                    result = await _hear(recordings, engine, f"{place}", uri, settings.language)
                 except ReasonedError as error:
                     show.failed(place, error)
                 except EarwitnessError:
@@ -137,13 +138,13 @@ async def _transcribe(settings: "Settings", wanted: list[tuple[str, str]], place
 
 
 async def _hear(
-    recordings: "Recordings", engine: "HybridEngine", origin: str, uri: str
+    recordings: "Recordings", engine: "HybridEngine", origin: str, uri: str, language: str | None
 ) -> tuple[str, "Heard", "Route"]:
     from consumer.audio.recordings import Source
     from consumer.core.model import Wish
 
     recordings.check(uri)
-    source, wish = Source(uri, origin), Wish(engine.language_of(Wish()))
+    source, wish = Source(uri, origin), Wish(engine.language_of(Wish(language)))
     digest = await recordings.digest_of(source)
     async with recordings.samples(source, digest) as recording:
         heard, route = await engine.transcribe(recording, wish)
@@ -158,7 +159,7 @@ def _unexpected(error: Exception) -> EventError:
 
 def _targets(output_dir: Path, uris: list[str], suffix: str) -> list[Path]:
     """A file for each recording: named after it without its suffix, or with it where two would share a name."""
-    names = [PurePosixPath(unquote(urlsplit(uri).path)) for uri in uris]
+    names = [PurePosixPath(os.fsdecode(unquote_to_bytes(os.fsencode(urlsplit(uri).path)))) for uri in uris]
     stems = Counter(name.stem for name in names)
     targets = [output_dir / f"{name.stem if stems[name.stem] == 1 else name.name}{suffix}" for name in names]
     if len(set(targets)) < len(targets):
@@ -167,12 +168,40 @@ def _targets(output_dir: Path, uris: list[str], suffix: str) -> list[Path]:
     return targets
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _write_file(target: Path, output: str) -> None:
+    try:
+        target.write_text(output, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _write_stdout(output: str) -> None:
+    try:
+        sys.stdout.write(output)
+        sys.stdout.flush()
+    except OSError as error:
+        # what is left in the buffer would fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _unwritable("standard output", error) from error
+
+
+def _unwritable(what: Path | str, error: OSError) -> EarwitnessError:
+    return EarwitnessError(f"{what} cannot be written: {error.strerror}")
+
+
 class _Show:
     """Results in the order in which they were asked for, failures at once; a progress bar if somebody watches."""
 
     def __init__(self, form: Format, output_dir: Path | None, wanted: list[tuple[str, str]]) -> None:
         self._form = form
-        self._names = [name for name, _ in wanted]
+        self._names = [encodable(name) for name, _ in wanted]
         self._uris = [uri for _, uri in wanted]
         suffix = {Format.TEXT: ".txt", Format.JSON: ".json", Format.SRT: ".srt"}[form]
         self._targets = _targets(output_dir, self._uris, suffix) if output_dir is not None else None
@@ -183,7 +212,7 @@ class _Show:
 
     def __enter__(self) -> None:
         if self._targets:
-            self._targets[0].parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(self._targets[0].parent)
         if sys.stderr.isatty() and not sys.stdout.isatty():
             from rich.console import Console
             from rich.progress import Progress
@@ -221,12 +250,11 @@ class _Show:
         if output is None:
             return
         if self._targets is not None:
-            self._targets[place].write_text(output, encoding="utf-8")
+            _write_file(self._targets[place], output)
             return
         if self._form is Format.TEXT and len(self._names) > 1:
             output = f"==> {self._names[place]} <==\n{output}"
-        sys.stdout.write(output)
-        sys.stdout.flush()
+        _write_stdout(output)
 
     def _formed(self, place: int, digest: str, heard: "Heard", route: "Route") -> str:
         if self._form is Format.SRT:
@@ -235,6 +263,6 @@ class _Show:
             return srt(heard.recognised)
         if self._form is Format.TEXT:
             return f"{heard.recognised.text}\n"
-        what = {"uri": self._uris[place], "sha256": digest, **heard.recognised.model_dump(mode="json")}
+        what = {"uri": encodable(self._uris[place]), "sha256": digest, **heard.recognised.model_dump(mode="json")}
         cost = {"route": route, "cost_usd": heard.cost_usd, "infer_seconds": heard.infer_seconds}
         return json.dumps({**what, **cost}, ensure_ascii=False) + "\n"

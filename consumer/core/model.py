@@ -1,6 +1,7 @@
 """The words of the design as values: what passes from step to step on the data path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,12 +31,44 @@ class Record:
         return next((value for key, value in reversed(self.headers) if key == name), None)
 
 
+class Urgency:
+    """How urgent the work on a recording is. It can grow while the work waits for its turn, and never shrinks: whoever
+    has it in a queue listens.
+    """
+
+    def __init__(self, *, critical: bool = False) -> None:
+        self._critical = critical
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def critical(self) -> bool:
+        """Whether it goes before what is not."""
+        return self._critical
+
+    def raise_to_critical(self) -> None:
+        """Somebody who cannot wait wants it too; tells the listeners if that is news."""
+        if not self._critical:
+            self._critical = True
+            for raised in list(self._listeners):
+                raised()
+
+    @contextmanager
+    def listen(self, raised: Callable[[], None]) -> Iterator[None]:
+        """Within the block ``raised`` is called, once, when the work becomes critical; never if it was so before."""
+        self._listeners.append(raised)
+        try:
+            yield
+        finally:
+            self._listeners.remove(raised)
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is wanted of a recording, besides its words."""
 
     language: str | None = None
-    critical: bool = False
+    urgency: Urgency = field(default_factory=Urgency, compare=False)
+    """That of the most urgent event that wants it; may grow while an engine has it."""
     deadline: float | None = None
     """On the service's monotonic clock, in seconds."""
     begins: Callable[[], None] = field(default=lambda: None, compare=False)
@@ -43,6 +76,11 @@ class Wish:
     off for nothing."""
     spent: Callable[[list[Attempt]], None] = field(default=lambda _: None, compare=False)
     """Told the ledger lines of work that was cut off, which nobody will get with words or an error."""
+
+    @property
+    def critical(self) -> bool:
+        """Its urgency at this moment."""
+        return self.urgency.critical
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,11 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
+def encodable(text: str) -> str:
+    """Text that may hold bytes of a file name that are no UTF-8, with those escaped: it can be written and sent."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def preview(data: bytes, limit: int = 512) -> str:
     """The beginning of any bytes: as text with escapes where they are text, else in hex."""
     head, more = data[:limit], f" … ({len(data)} bytes in all)" if len(data) > limit else ""

@@ -10,13 +10,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from consumer.core.model import Heard
+from consumer.core.model import Heard, Urgency
 from consumer.errors import RecordingError, TransientError
 from schemas.codes import Reason, Route
 
 Result = tuple[Heard, Route]
-Lead = Callable[[Callable[[], None]], Awaitable[Result]]
-"""Hears the recording; calls what it is given once that begins to cost something."""
 
 
 @dataclass(slots=True)
@@ -25,12 +23,22 @@ class Flight:
 
     result: asyncio.Future[Result]
     started_at: float
+    urgency: Urgency = field(default_factory=Urgency)
+    """That of the most urgent who ever waited for it."""
     task: asyncio.Task[None] | None = None
     begun: bool = False
     """It has cost something: then it goes on whoever leaves."""
     waiting: int = 0
     taken: bool = False
     """Somebody is publishing it as the recognition that was paid; others publish it as cached."""
+
+    def begins(self) -> None:
+        """It costs something from now on."""
+        self.begun = True
+
+
+Lead = Callable[[Flight], Awaitable[Result]]
+"""Hears the recording as urgently as the flight is at each moment; calls ``begins`` once it costs something."""
 
 
 @dataclass(slots=True)
@@ -63,8 +71,8 @@ class SingleFlight:
     _flights: dict[str, Flight] = field(default_factory=dict)
     _condemned: dict[str, _Condemned] = field(default_factory=dict)
 
-    async def join(self, key: str, lead: Lead) -> Landing:
-        """Wait for the recognition of ``key``, leading it if nobody does.
+    async def join(self, key: str, lead: Lead, *, critical: bool = False) -> Landing:
+        """Wait for the recognition of ``key``, leading it if nobody does; one that is ``critical`` hurries it.
 
         A RecordingError settles all who wait, and is remembered for a while. Any other error settles only the one who
         led, and the next leads with its own address. Cancelling a caller never cancels a recognition that has begun.
@@ -77,6 +85,8 @@ class SingleFlight:
             leading = flight is None
             if flight is None:
                 flight = self._take_off(key, lead)
+            if critical:
+                flight.urgency.raise_to_critical()
             flight.waiting += 1
             try:
                 heard, route = await asyncio.shield(flight.result)
@@ -135,12 +145,9 @@ class SingleFlight:
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         result.add_done_callback(lambda done: done.cancelled() or done.exception())  # all who wait may have left
 
-        def begins() -> None:
-            flight.begun = True
-
         async def fly() -> None:
             try:
-                result.set_result(await lead(begins))
+                result.set_result(await lead(flight))
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     result.cancel()

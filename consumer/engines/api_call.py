@@ -69,7 +69,7 @@ class ApiCaller:
             raise self._left_alone()
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
-        async with self._gate.turn(ask.part.audio_seconds, urgent=ask.wish.critical, wait_at_most=wait_at_most):
+        async with self._gate.turn(ask.part.audio_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most):
             ledger.queue_seconds += self._clock() - queued
             body = await asyncio.to_thread(encode_part, ask.recording, ask.part)
             if not self._breaker.allow(self._clock()):

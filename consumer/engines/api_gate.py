@@ -11,11 +11,12 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncio_throttle import Throttler
 
 from consumer.core.limits import Share, WindowLimit
+from consumer.core.model import Urgency
 from consumer.errors import EventError, TransientError
 from schemas.codes import Reason
 
@@ -42,7 +43,8 @@ class ArrivalThrottler(Throttler):  # type: ignore[misc] # the library ships no 
 
 @dataclass(order=True, slots=True)
 class _Turn:
-    urgency: int
+    rank: int
+    """0: it goes before those of rank 1."""
     number: int
     audio_seconds: float = field(compare=False)
     granted: asyncio.Future[None] = field(compare=False)
@@ -92,20 +94,24 @@ class ApiGate:
 
     @asynccontextmanager
     async def turn(
-        self, audio_seconds: float, *, urgent: bool = False, wait_at_most: float | None = None
+        self, audio_seconds: float, *, urgency: Urgency | None = None, wait_at_most: float | None = None
     ) -> AsyncIterator[None]:
-        """Wait for a place; hold it while the request runs.
+        """Wait for a place, as urgently as ``urgency`` is at each moment; hold it while the request runs.
 
         Raises TransientError if the gate closes first, EventError ``deadline_exceeded`` after ``wait_at_most`` seconds.
         """
         if self._closed:
             raise _stopped()
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.put_nowait(_Turn(0 if urgent else 1, next(self._numbers), audio_seconds, granted))
+        urgency = urgency or Urgency()
+        turn = _Turn(0 if urgency.critical else 1, next(self._numbers), audio_seconds, granted)
+        self._turns.put_nowait(turn)
         self._waiting += 1
         try:
             try:
-                await _within(granted, wait_at_most)
+                # it stays in its old place too, where it is passed over once it has been granted
+                with urgency.listen(lambda: self._turns.put_nowait(replace(turn, rank=0))):
+                    await _within(granted, wait_at_most)
             finally:
                 self._waiting -= 1
             yield

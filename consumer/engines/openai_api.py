@@ -193,7 +193,8 @@ class OpenAIEngine:
             )
         except AttemptsExhaustedError as error:
             asked = error.last.retry_after_seconds
-            if asked is not None and asked > self._policy.longest_wait_seconds:
+            # without a try it is the breaker's own wait, which says nothing new of the API
+            if error.tries and asked is not None and asked > self._policy.longest_wait_seconds:
                 hold = min(asked, _LONGEST_HOLD_SECONDS)
                 self.breaker.trip(f"the API asks for {asked:.0f} s of patience", self._clock(), hold)
             # the caller may go elsewhere, or come back when the breaker lets it

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import orjson
 from opentelemetry import trace
 
+from consumer.core.shown import encodable
 from consumer.settings import Settings
 
 _REPEAT_SECONDS = 60.0
@@ -46,14 +47,14 @@ class JsonLines(logging.Formatter):
             "at": f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": encodable(record.getMessage()),
         }
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
             line["trace_id"] = trace.format_trace_id(context.trace_id)
             line["span_id"] = trace.format_span_id(context.span_id)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = encodable(self.formatException(record.exc_info))
         return orjson.dumps(line).decode()
 
 

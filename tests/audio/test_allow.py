@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,25 @@ def test_files_are_judged_by_where_they_really_are(tmp_path: Path) -> None:
     refused(allow, f"file://evil.example{data}/in.wav")
     refused(allow, "file://in.wav")
     refused(allow, f"file://{data}/in.wav%00")
+
+
+def test_a_name_that_is_no_utf8_is_the_name_that_it_is(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "database"
+    data.mkdir()
+    other.mkdir()
+    named = Path(os.fsdecode(os.fsencode(data) + b"/caf\xe9.wav"))
+    named.touch()
+    (data / "caf\ufffd.wav").symlink_to(other)
+    allow = AllowList([f"file://{data}"])
+    address = allow.check(f"file://{data}/caf%E9.wav")
+    assert address.path == str(named)
+    assert address.shown.encode() == f"file://{data}/caf\\udce9.wav".encode()
+    assert AllowList([named.as_uri()]).covers(address)
+    for path in ("data/%E9%2f..%2f..%2fdatabase/%E9.wav", "data/%E9/../../database", "database/caf%E9.wav"):
+        assert refused(allow, f"file://{tmp_path}/{path}").encode()
+    for odd in ("data/%E9%00", "data/\ud800.wav"):
+        assert refused(allow, f"file://{tmp_path}/{odd}").encode()
+    assert refused(allow, f"file://{other}/caf\udce9.wav").encode()
 
 
 def test_buckets_are_compared_whole() -> None:

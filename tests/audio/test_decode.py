@@ -213,14 +213,71 @@ def test_a_recording_without_a_sure_length_is_heard_as_far_as_it_goes(tmp_path: 
     assert likeness(heard, original) > 0.99
 
 
-def test_a_scratch_in_a_recording_does_not_lose_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.flac", "a.mp3"])
+def test_a_scratch_in_a_recording_does_not_lose_it(tmp_path: Path, name: str) -> None:
     original = speech()
-    path = write_audio(tmp_path / "a.flac", original, SAMPLE_RATE)
+    path = write_audio(tmp_path / name, original, SAMPLE_RATE)
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 500] = np.random.default_rng(1).bytes(500)
     path.write_bytes(content)
     _, heard = decoded(path)
     assert len(heard) >= 0.9 * len(original)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.opus"])
+def test_a_recording_that_is_noise_for_a_good_part_is_corrupt(tmp_path: Path, name: str) -> None:
+    path = write_audio(tmp_path / name, at_rate(speech(), 48_000), 48_000)
+    content = bytearray(path.read_bytes())
+    start, length = len(content) * 3 // 10, len(content) * 4 // 10
+    content[start : start + length] = np.random.default_rng(1).bytes(length)
+    path.write_bytes(content)
+    assert refused(path) is Reason.CORRUPT_AUDIO
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a.ogg", "a.opus"])
+@pytest.mark.parametrize("parts", [("austen-0870", "austen-0880"), ("austen-0880", "austen-0870")])
+def test_recordings_joined_end_to_end_are_heard_whole(tmp_path: Path, name: str, parts: tuple[str, str]) -> None:
+    first, second = map(speech, parts)
+    joined = b"".join(
+        write_audio(tmp_path / name, at_rate(part, 48_000), 48_000).read_bytes() for part in (first, second)
+    )
+    path = tmp_path / name
+    path.write_bytes(joined)
+    _, heard = decoded(path)
+    assert abs(len(heard) - len(first) - len(second)) < 0.15 * SAMPLE_RATE
+    assert likeness(heard, first) > 0.97
+    assert max(likeness(heard[len(first) :], second, lag) for lag in range(2400)) > 0.97
+
+
+def test_pictures_between_joined_recordings_are_no_damage(tmp_path: Path) -> None:
+    original = speech()
+    path = write_audio(tmp_path / "a.mp3", original, SAMPLE_RATE)
+    size_bytes = 60_000
+    tag = b"ID3\x03\0\0" + bytes((size_bytes >> 7 * n) & 0x7F for n in (3, 2, 1, 0)) + bytes(size_bytes)
+    path.write_bytes((tag + path.read_bytes()) * 3)
+    _, heard = decoded(path)
+    assert len(heard) > 2.95 * len(original)
+
+
+def test_an_mp3_of_varying_bit_rate_without_a_length_is_heard_whole(tmp_path: Path) -> None:
+    # loud first: whoever guesses the length from the first frames finds it too short
+    loud = np.random.default_rng(1).uniform(-0.9, 0.9, SAMPLE_RATE // 2).astype(np.float32)
+    original = at_rate(np.concatenate([loud, np.tile(speech(), 3)]), 44_100)
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, original, 44_100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+    content = path.read_bytes()
+    path.write_bytes(content[content.index(b"\xff\xfb", 4) :])  # the frame that holds the length is the first
+    _, heard = decoded(path)
+    assert len(heard) > 0.99 * len(original) / 44_100 * SAMPLE_RATE
+
+
+def test_what_is_left_of_an_mp3_that_lost_its_middle_is_heard(tmp_path: Path) -> None:
+    original = speech()
+    path = write_audio(tmp_path / "a.mp3", at_rate(original, 44_100), 44_100)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 10] + content[len(content) * 7 // 10 :])
+    _, heard = decoded(path)
+    assert 0.55 * len(original) < len(heard) < 0.62 * len(original)
 
 
 @pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])

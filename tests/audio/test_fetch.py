@@ -37,6 +37,17 @@ async def test_a_file_is_copied_and_hashed(tmp_path: Path, folder: Path) -> None
         assert fetched.path.read_bytes() == data
 
 
+async def test_a_file_whose_name_is_no_utf8_is_fetched_and_can_be_spoken_of(tmp_path: Path, folder: Path) -> None:
+    named = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.wav"))
+    named.write_bytes(b"sound")
+    async with fetching(tmp_path, f"file://{folder}/") as fetcher:
+        async with fetcher.fetch(named.as_uri()) as fetched:
+            assert fetched.path.read_bytes() == b"sound"
+        missing = await refusal(fetcher, f"file://{folder}/th%E9.wav")
+    assert missing.reason is Reason.NOT_FOUND
+    assert b"th\\udce9.wav does not exist" in missing.detail.encode()
+
+
 async def test_what_is_no_readable_file_is_refused_each_with_its_reason(tmp_path: Path, folder: Path) -> None:
     (folder / "empty.wav").touch()
     os.mkfifo(folder / "pipe.wav")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consumer.core.breaker import BreakerState
-from consumer.core.model import Heard, Recording, Wish
+from consumer.core.model import Heard, Recording, Urgency, Wish
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.openai_api import OpenAIEngine
 from consumer.errors import EventError, RecordingError, SlowDownError, TransientError
@@ -193,12 +193,26 @@ async def test_a_deadline_ends_the_wait_with_its_own_reason_and_the_tries(bench:
     assert {attempt.outcome for attempt in caught.value.attempts} == {Reason.ENGINE_FAILED}
 
 
+async def test_an_event_that_becomes_critical_on_its_way_goes_to_the_api_at_the_next_try(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api") as engine:
+        bench.local.hung = asyncio.Event()
+        wish = Wish()
+        going = asyncio.create_task(engine.transcribe(bench.recording(), wish))
+        await bench.local.called.wait()
+        wish.urgency.raise_to_critical()
+        bench.local.break_with(DEAD)
+        bench.local.hung.set()
+        heard, route = await going
+    assert route is Route.POLICY
+    assert [attempt.engine for attempt in heard.attempts] == ["whisper", "openai"]
+
+
 async def test_critical_events_go_to_the_api_by_policy_and_stay_local_while_it_is_down(bench: Bench) -> None:
     async with ScriptedApi() as api, bench.with_api(api, critical_route="api") as engine:
-        assert (await engine.transcribe(bench.recording(), Wish(critical=True)))[1] is Route.POLICY
+        assert (await engine.transcribe(bench.recording(), Wish(urgency=Urgency(critical=True))))[1] is Route.POLICY
         assert (await engine.transcribe(bench.recording(), Wish()))[1] is Route.LOCAL
         api.always(lambda _: out_of_money())
-        heard, route = await engine.transcribe(bench.recording(), Wish(critical=True))
+        heard, route = await engine.transcribe(bench.recording(), Wish(urgency=Urgency(critical=True)))
     assert route is Route.LOCAL
     assert [attempt.engine for attempt in heard.attempts] == ["openai", "whisper"]
 

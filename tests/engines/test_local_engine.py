@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from consumer.core.hearing import PCM_TYPE
-from consumer.core.model import Recording, Wish
+from consumer.core.model import Recording, Urgency, Wish
 from consumer.engines import ctc
 from consumer.engines.dispatcher import BatchReport
 from consumer.engines.local import LocalEngine
@@ -101,7 +101,7 @@ async def test_a_long_recording_leaves_room_for_others(engine: LocalEngine, tmp_
 
 
 async def test_a_transcript_carries_its_times_its_cost_and_its_maker(engine: LocalEngine, tmp_path: Path) -> None:
-    heard = await engine.transcribe(recording(tmp_path, "r", babble(12.0, 1)), Wish(critical=True))
+    heard = await engine.transcribe(recording(tmp_path, "r", babble(12.0, 1)), Wish(urgency=Urgency(critical=True)))
     recognised, (attempt,) = heard.recognised, heard.attempts
     assert (recognised.engine, recognised.language) == (engine.ref, "en")
     assert recognised.audio_seconds == 12.0

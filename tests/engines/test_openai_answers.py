@@ -110,6 +110,23 @@ def test_a_cut_falls_where_it_is_quiet(tmp_path: Path) -> None:
     assert first.stop == second.start
 
 
+def test_a_cut_prefers_a_pause_to_a_stop_within_a_word_that_is_quieter(tmp_path: Path) -> None:
+    samples = noise(10.0)
+    samples[round(8.2 * SAMPLE_RATE) : round(8.6 * SAMPLE_RATE)] *= 0.01
+    samples[round(8.8 * SAMPLE_RATE) : round(8.95 * SAMPLE_RATE)] = 0.0
+    model = ApiModel("m", api_model("whisper-1").usd_per_minute, "test", max_seconds=9.0)
+    first, _ = plan_parts(spooled(tmp_path, samples), model)
+    assert first.stop / SAMPLE_RATE == pytest.approx(8.4, abs=0.02)
+
+
+def test_where_no_pause_is_a_cut_falls_into_the_quietest_place(tmp_path: Path) -> None:
+    samples = noise(10.0)
+    samples[round(8.2 * SAMPLE_RATE) : round(8.35 * SAMPLE_RATE)] *= 0.1
+    model = ApiModel("m", api_model("whisper-1").usd_per_minute, "test", max_seconds=9.0)
+    first, _ = plan_parts(spooled(tmp_path, samples), model)
+    assert 8.2 <= first.stop / SAMPLE_RATE <= 8.35
+
+
 def test_even_noise_that_cannot_be_compressed_stays_below_the_byte_limit(tmp_path: Path) -> None:
     model = ApiModel("m", api_model("whisper-1").usd_per_minute, "test", max_audio_bytes=100_000)
     loud = np.random.default_rng(1).uniform(-1, 1, 10 * SAMPLE_RATE).astype(np.float32)

@@ -15,9 +15,21 @@ from consumer.core.model import Recording, Wish
 from consumer.engines.api_errors import retry_after_seconds, scrubbed
 from consumer.engines.openai_api import OpenAIEngine
 from consumer.errors import EventError, ReasonedError, RecordingError, SlowDownError, TransientError
+from consumer.settings import Settings
 from schemas.codes import Reason
 from tests.engines.api_bench import KEY, no_sleep, noise, running, settings, spooled
-from tests.support.scripted_api import Reply, ScriptedApi, failed, hang, html, out_of_money, reset, too_fast, truncated
+from tests.support.scripted_api import (
+    Call,
+    Reply,
+    ScriptedApi,
+    failed,
+    hang,
+    html,
+    out_of_money,
+    reset,
+    too_fast,
+    truncated,
+)
 
 
 @pytest.fixture
@@ -176,6 +188,31 @@ async def test_a_wait_of_many_minutes_is_handed_on_instead_of_slept(recording: R
         assert isinstance(error, SlowDownError)
         assert error.retry_after_seconds == 600.0
         assert not engine.breaker.would_allow(time.monotonic() + 500)
+    assert len(api.calls) == 1
+
+
+async def test_events_that_meet_a_probe_on_its_way_leave_its_verdict_alone(recording: Recording) -> None:
+    answered = asyncio.Event()
+
+    async def slow(_: Call) -> str:
+        await answered.wait()
+        return "hello"
+
+    now = 0.0
+    async with ScriptedApi(recogniser=slow) as api:
+        engine = OpenAIEngine(Settings(), base_url=api.base_url, api_key=KEY, clock=lambda: now, sleep=no_sleep)
+        await engine.start()
+        engine.breaker.trip("it was down", now)
+        now = engine.breaker.wait_seconds(now)
+        probe = asyncio.create_task(engine.transcribe(recording, Wish()))
+        await api.until_calls(1)
+        error = await failure_of(engine, recording)
+        assert isinstance(error, SlowDownError)
+        assert not engine.breaker.would_allow(now)
+        answered.set()
+        assert (await probe).recognised.text == "hello"
+        assert engine.breaker.state is BreakerState.CLOSED
+        await engine.stop()
     assert len(api.calls) == 1
 
 

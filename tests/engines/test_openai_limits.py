@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.core.model import Wish
+from consumer.core.model import Urgency, Wish
 from consumer.engines.api_gate import ApiGate
 from consumer.errors import EventError
 from tests.engines.api_bench import noise, running, spooled
@@ -91,7 +91,7 @@ async def test_urgent_requests_leave_the_queue_first() -> None:
     served: list[str] = []
 
     async def ask(name: str, *, urgent: bool = False) -> None:
-        async with gate.turn(1.0, urgent=urgent):
+        async with gate.turn(1.0, urgency=Urgency(critical=urgent)):
             served.append(name)
 
     dispatcher = asyncio.create_task(gate.run())
@@ -106,3 +106,29 @@ async def test_urgent_requests_leave_the_queue_first() -> None:
     dispatcher.cancel()
     await asyncio.gather(dispatcher, return_exceptions=True)
     assert served == ["at the door", "urgent", "plain"]
+
+
+async def test_a_request_that_becomes_urgent_moves_up_and_is_made_once() -> None:
+    gate = ApiGate(requests_per_minute=100, audio_seconds_per_minute=1e6, concurrency=1)
+    served: list[str] = []
+    urgencies = {name: Urgency() for name in ("at the door", "first", "second", "third")}
+
+    async def ask(name: str) -> None:
+        async with gate.turn(1.0, urgency=urgencies[name]):
+            served.append(name)
+
+    dispatcher = asyncio.create_task(gate.run())
+    async with asyncio.TaskGroup() as group, gate.turn(1.0):
+        for name in urgencies:
+            group.create_task(ask(name))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        for name in ("at the door", "third"):
+            urgencies[name].raise_to_critical()
+        assert gate.waiting == 4
+    async with gate.turn(1.0):
+        served.append("last")
+    dispatcher.cancel()
+    await asyncio.gather(dispatcher, return_exceptions=True)
+    assert served == ["at the door", "third", "first", "second", "last"]
+    assert gate.waiting == 0

@@ -1,6 +1,9 @@
 """``earwitness transcribe``: the same ears without Kafka."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,59 @@ def test_a_folder_is_searched_and_an_output_folder_gets_a_file_for_each(earwitne
     assert sorted(file.stem for file in out.iterdir()) == sorted(one.name for one in recordings())
     assert {file.suffix for file in out.iterdir()} == {".srt"}
     assert earwitness.out == ""
+
+
+@pytest.mark.model
+def test_a_language_that_the_model_does_not_know_is_refused_as_the_service_would(
+    earwitness: Earwitness, tiny_en: tuple[str, ...]
+) -> None:
+    assert earwitness("transcribe", *tiny_en, "--language", "de", FIRST) == 1
+
+    assert earwitness.out == ""
+    assert earwitness.err.startswith(f"earwitness: {FIRST}: unsupported_language: ")
+
+
+def test_an_output_folder_that_is_a_file_ends_it_with_one_line(earwitness: Earwitness, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+
+    assert earwitness("transcribe", *SIMULATED, "--output-dir", str(taken), FIRST) == 1
+
+    assert earwitness.err == f"earwitness: {taken} cannot be written: File exists\n"
+
+
+def test_a_result_that_cannot_be_written_ends_it_with_one_line(earwitness: Earwitness, tmp_path: Path) -> None:
+    target = tmp_path / f"{Path(FIRST).stem}.txt"
+    target.mkdir()
+
+    assert earwitness("transcribe", *SIMULATED, "--output-dir", str(tmp_path), FIRST) == 1
+
+    assert earwitness.err == f"earwitness: {target} cannot be written: Is a directory\n"
+
+
+def test_a_full_standard_output_ends_it_with_one_line() -> None:
+    command = [sys.executable, "-c", "from consumer.cli import main; main()", "transcribe", *SIMULATED, FIRST]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "earwitness: standard output cannot be written: No space left on device\n",
+    )
+
+
+def test_a_name_that_is_no_utf8_is_shown_escaped_and_kept_by_its_results(
+    earwitness: Earwitness, tmp_path: Path
+) -> None:
+    named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.flac"))
+    named.write_bytes(Path(FIRST).read_bytes())
+
+    assert earwitness("transcribe", *SIMULATED, str(named), SECOND) == 0
+    assert earwitness.out.startswith(f"==> {tmp_path}/caf\\udce9.flac <==\n")
+    assert earwitness("transcribe", *SIMULATED, "--format", "json", str(named)) == 0
+    assert json.loads(earwitness.out)["uri"] == f"file://{tmp_path}/caf%E9.flac"
+    assert earwitness("transcribe", *SIMULATED, "--output-dir", str(tmp_path), str(named)) == 0
+    assert named.with_suffix(".txt").is_file()
 
 
 def test_two_recordings_never_share_an_output_file(earwitness: Earwitness, tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def test_an_exception_stays_in_its_line() -> None:
     assert "KeyError: 'gone'" in json.loads(text)["exception"]
 
 
+def test_a_name_that_is_no_utf8_does_not_cost_its_line() -> None:
+    record = _record("x", "at %s", "caf\udce9.wav")
+    record.exc_info = (ValueError, ValueError(record.getMessage()), None)
+    line = json.loads(JsonLines().format(record))
+    assert line["message"] == "at caf\\udce9.wav"
+    assert line["exception"] == "ValueError: at caf\\udce9.wav"
+
+
 def test_a_line_within_a_span_names_its_trace() -> None:
     provider = TracerProvider()
     with provider.get_tracer("test").start_as_current_span("x") as span:

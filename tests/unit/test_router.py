@@ -4,13 +4,13 @@ from itertools import product
 
 import pytest
 
-from consumer.core.model import Wish
+from consumer.core.model import Urgency, Wish
 from consumer.core.router import Decision, Go, Refuse, Router, Side, SideState, Wait
 from schemas.codes import Route
 
 READY, DOWN, UNFIT, ABSENT = SideState.READY, SideState.DOWN, SideState.UNFIT, SideState.ABSENT
 LOCAL = Go(Side.PRIMARY, Route.LOCAL)
-PLAIN, CRITICAL = Wish(), Wish(critical=True)
+PLAIN, CRITICAL = Wish(), Wish(urgency=Urgency(critical=True))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_critical_event_is_served_locally_while_the_api_is_down() -> None:
 def test_work_only_goes_where_it_is_ready_and_is_refused_only_when_hopeless(
     primary: SideState, fallback: SideState, critical: bool
 ) -> None:
-    decision = Router("api").choose(Wish(critical=critical), primary, fallback)
+    decision = Router("api").choose(Wish(urgency=Urgency(critical=critical)), primary, fallback)
     states = {Side.PRIMARY: primary, Side.FALLBACK: fallback}
     if isinstance(decision, Go):
         assert states[decision.side] is READY

@@ -1,12 +1,12 @@
 """One recognition at a time for a key: who leads, who waits, who pays, who fails."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
-from consumer.core.model import Heard
-from consumer.dedup.single_flight import Landing, Result, SingleFlight
+from consumer.core.model import Heard, Urgency
+from consumer.dedup.single_flight import Flight, Landing, Result, SingleFlight
 from consumer.errors import EventError, RecordingError
 from schemas.codes import Reason, Route
 from schemas.models import EngineRef, Recognised
@@ -22,19 +22,21 @@ class Stage:
         self.now = 0.0
         self.has_turn = True
         self.flights = SingleFlight(tasks, lambda: self.now, failure_ttl_seconds=10.0, adoption_ttl_seconds=100.0)
+        self.urgency = Urgency()
         self.leads: list[asyncio.Future[Result]] = []
         self.landings: list[asyncio.Task[Landing]] = []
 
-    async def join(self) -> asyncio.Task[Landing]:
+    async def join(self, *, critical: bool = False) -> asyncio.Task[Landing]:
         """Another event with the same key, as far as it gets by itself."""
-        task = asyncio.create_task(self.flights.join("key", self._lead))
+        task = asyncio.create_task(self.flights.join("key", self._lead, critical=critical))
         await self.settle()
         return task
 
-    async def _lead(self, begins: Callable[[], None]) -> Result:
+    async def _lead(self, flight: Flight) -> Result:
         self.leads.append(asyncio.get_running_loop().create_future())
+        self.urgency = flight.urgency
         if self.has_turn:
-            begins()
+            flight.begins()
         return await self.leads[-1]
 
     def hear(self) -> None:
@@ -99,6 +101,32 @@ async def test_an_event_at_fault_settles_only_itself_and_the_next_leads(stage: S
     assert len(stage.leads) == 2
     stage.hear()
     assert sorted([(await second).first, (await third).first]) == [False, True]
+
+
+async def test_a_recognition_is_as_urgent_as_the_most_urgent_who_waits_for_it(stage: Stage) -> None:
+    await stage.join()
+    await stage.join()
+    assert not stage.urgency.critical
+    raised: list[bool] = []
+    with stage.urgency.listen(lambda: raised.append(True)):
+        await stage.join(critical=True)
+        await stage.join(critical=True)
+        await stage.join()
+    assert stage.urgency.critical
+    assert raised == [True]
+    stage.hear()
+
+
+async def test_the_recognition_that_follows_a_failed_one_is_urgent_if_one_who_still_waits_is(stage: Stage) -> None:
+    leads, follows, urgent = await stage.join(), await stage.join(), await stage.join(critical=True)
+    stage.fail(EventError(Reason.NOT_FOUND, "not here"))
+    with pytest.raises(EventError, match="not here"):
+        await leads
+    await stage.settle()
+    assert (len(stage.leads), stage.urgency.critical) == (2, True)
+    stage.hear()
+    await follows
+    await urgent
 
 
 async def test_a_leader_that_leaves_does_not_end_the_recognition(stage: Stage) -> None:
