@@ -6,7 +6,7 @@ Pure: the moment is passed in, in seconds. The dispatcher around it owns the tas
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Generic, TypeVar
@@ -140,6 +140,14 @@ class Batcher(Generic[T]):
         edge = 0 if window else math.ceil(audio_seconds / self._limits.bucket_seconds - _LENGTH_SLACK)
         self._buckets.setdefault(edge, _Bucket()).queue(critical).append(waiting)
         self.queued_audio_seconds += audio_seconds
+
+    def promote(self, item: T) -> None:
+        """The item has become critical; nothing happens if it does not wait here as a usual one."""
+        for bucket in self._buckets.values():
+            if (found := next((waiting for waiting in bucket.usual if waiting.item is item), None)) is not None:
+                bucket.usual.remove(found)
+                older = sum(waiting.arrived <= found.arrived for waiting in bucket.critical)
+                bucket.critical.insert(older, replace(found, critical=True))
 
     def drain(self) -> None:
         """Nothing more is coming: what waits is due at once."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed
+from consumer.core.model import Urgency
 from consumer.engines.executor import Executor
 from consumer.engines.trials import Part, Trials
 from consumer.errors import ReasonedError, TransientError
@@ -60,7 +61,7 @@ class BatchReport(Generic[T]):
 class _Ticket(Generic[T, R]):
     item: T
     audio_seconds: float
-    critical: bool
+    urgency: Urgency
     submitted: float
     future: asyncio.Future[Served[R]]
     begins: Callable[[], None]
@@ -88,14 +89,17 @@ class Dispatcher(Generic[T, R]):
         *,
         executors: int = 1,
         in_flight: int = 1,
+        probe: T | None = None,
         clock: Callable[[], float] = time.monotonic,
         observe: Callable[[BatchReport[T]], None] = lambda _: None,
     ) -> None:
+        """``probe``: an item that harms no executor; one that dies over it too is at fault itself."""
         self._batcher: Batcher[_Ticket[T, R]] = Batcher(limits, lambda ticket: ticket.settled)
         self._window_seconds = limits.window_seconds
         self._run_batch = run_batch
         self._executors = [Executor(number) for number in range(executors)]
         self._in_flight = in_flight
+        self._probe = probe
         self._trials: Trials[_Ticket[T, R]] = Trials()
         self._clock = clock
         self._observe = observe
@@ -135,25 +139,41 @@ class Dispatcher(Generic[T, R]):
             self._tasks.append(task)
 
     async def submit(
-        self, item: T, audio_seconds: float, *, critical: bool = False, begins: Callable[[], None] = lambda: None
+        self,
+        item: T,
+        audio_seconds: float,
+        *,
+        urgency: Urgency | None = None,
+        begins: Callable[[], None] = lambda: None,
     ) -> Served[R]:
         """Await the item's answer; waits for room first while the queue is full. Cancelling drops the item.
 
         ``begins`` is called each time a batch with the item is run.
+
         Raises the item's own ReasonedError, RecordingError ``poison`` if it fails alone, TransientError
         ``engine_failed`` if no executor can be had or the dispatcher stops.
         """
         if self._stopped:
             raise _stopping()
         future: asyncio.Future[Served[R]] = asyncio.get_running_loop().create_future()
-        ticket = _Ticket(item, audio_seconds, critical, self._clock(), future, begins)
+        ticket = _Ticket(item, audio_seconds, urgency or Urgency(), self._clock(), future, begins)
         self._open.add(ticket)
-        self._outside[0 if critical else 1].append(ticket)
+        self._outside[0 if ticket.urgency.critical else 1].append(ticket)
         self._admit()
         try:
-            return await future
+            with ticket.urgency.listen(lambda: self._hurry(ticket)):
+                return await future
         finally:
             self._open.discard(ticket)
+
+    def _hurry(self, ticket: _Ticket[T, R]) -> None:
+        critical, usual = self._outside
+        if ticket in usual:
+            usual.remove(ticket)
+            critical.append(ticket)
+        else:
+            self._batcher.promote(ticket)
+        self._changed.set()
 
     async def drain(self) -> None:
         """Serve all that was submitted, without waiting for company."""
@@ -178,7 +198,8 @@ class Dispatcher(Generic[T, R]):
             while waiting and not self._batcher.full:
                 ticket = waiting.popleft()
                 if not ticket.settled:
-                    self._batcher.add(ticket, ticket.audio_seconds, critical=ticket.critical, now=self._clock())
+                    critical = ticket.urgency.critical
+                    self._batcher.add(ticket, ticket.audio_seconds, critical=critical, now=self._clock())
                     self._changed.set()
 
     async def _feed(self, executor: Executor) -> None:
@@ -241,7 +262,10 @@ class Dispatcher(Generic[T, R]):
             if len(answers) != len(tickets):
                 raise RuntimeError(f"{len(answers)} answers for {len(tickets)} items: this is a bug")  # noqa: TRY301
         except WorkerDiedError as error:
-            return self._trials.after_death(part, error)
+            if (sick := await self._dies_anyhow(executor)) is None:
+                return self._trials.after_death(part, error)
+            self._give_up(sick)
+            return []
         except WorkerFaultError as error:
             return self._trials.after_fault(part, error.detail)
         except TransientError as error:
@@ -257,6 +281,26 @@ class Dispatcher(Generic[T, R]):
         self._settle(tickets, answers, started, closed)
         executor.finished_at = self._clock()
         return []
+
+    async def _dies_anyhow(self, executor: Executor) -> Exception | None:
+        """What an executor that has died says to an item that harms none; None: it lives."""
+        failure: Exception | None = None
+        for _ in range(2 if self._probe is not None else 0):
+            try:
+                await self._run_batch(executor.number, [self._probe])  # type: ignore[list-item]
+            except Exception as error:  # noqa: BLE001 (whatever it is, no chunk is to blame)
+                failure = error
+                if not isinstance(error, WorkerDiedError) or error.lost_requests == 1:
+                    break
+            else:
+                return None
+        return failure
+
+    def _give_up(self, sick: Exception) -> None:
+        """No chunk is at fault: all that wait are told at once, so that they may go elsewhere."""
+        log.error("engine sick: it fails over a probe too: %s", sick)
+        for ticket in list(self._open):
+            ticket.fail(TransientError(Reason.ENGINE_FAILED, f"the engine fails over whatever it is given: {sick}"))
 
     def _settle(
         self,

@@ -9,6 +9,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
 
 import numpy as np
 
@@ -62,6 +65,7 @@ class LocalEngine:
         self._family = _family(settings)
         self._children = EngineChildren(settings, _bucket_lengths(settings), loader)
         self._loaded: _Loaded | None = None
+        self._probe_file: IO[bytes] | None = None
 
     @property
     def ref(self) -> EngineRef:
@@ -116,6 +120,7 @@ class LocalEngine:
             self._children.hear,
             executors=len(self._children),
             in_flight=IN_FLIGHT,
+            probe=self._new_probe(),
             clock=self._clock,
             observe=self._observe,
         )
@@ -123,7 +128,17 @@ class LocalEngine:
         self._loaded = _Loaded(info, self._family, dispatcher, at_once)
         dispatcher.start()
 
+    def _new_probe(self) -> ChunkAsk:
+        """A second of quiet noise: what a working engine hears whatever it is asked besides."""
+        noise = np.random.default_rng(0).integers(-30, 30, SAMPLE_RATE, PCM_TYPE)
+        self._probe_file = NamedTemporaryFile(prefix="earwitness-", suffix=".pcm")  # noqa: SIM115 (until the engine stops)
+        self._probe_file.write(noise.tobytes())
+        self._probe_file.flush()
+        return ChunkAsk(Path(self._probe_file.name), 0, SAMPLE_RATE)
+
     async def stop(self) -> None:
+        if self._probe_file is not None:
+            self._probe_file.close()
         if self._loaded:
             await self._loaded.dispatcher.stop()
         await self._children.stop()
@@ -256,7 +271,7 @@ async def _in_turn(
 ) -> Served[HeardChunk]:
     async with turn:
         seconds = (ask.stop - ask.start) / SAMPLE_RATE
-        return await dispatcher.submit(ask, seconds, critical=wish.critical, begins=wish.begins)
+        return await dispatcher.submit(ask, seconds, urgency=wish.urgency, begins=wish.begins)
 
 
 def _worst(failures: ExceptionGroup[Exception]) -> ReasonedError:

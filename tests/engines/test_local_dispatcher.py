@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consumer.core.batcher import BatchLimits, Closed
+from consumer.core.model import Urgency
 from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
 from consumer.errors import ReasonedError, RecordingError, TransientError
 from consumer.workers.worker import WorkerDiedError, WorkerFaultError
@@ -41,8 +42,9 @@ async def serving(
     executor: Executor,
     limits: BatchLimits = LIMITS,
     observe: Callable[[BatchReport[str]], None] = lambda _: None,
+    probe: str | None = None,
 ) -> AsyncIterator[Dispatcher[str, str]]:
-    dispatcher: Dispatcher[str, str] = Dispatcher(limits, executor.run, observe=observe)
+    dispatcher: Dispatcher[str, str] = Dispatcher(limits, executor.run, probe=probe, observe=observe)
     dispatcher.start()
     try:
         yield dispatcher
@@ -173,7 +175,7 @@ async def test_submitters_wait_while_the_queue_is_full_and_critical_ones_go_firs
         await executor.entered.wait()
         for item in ("queued", "queued too", "outside", "outside too"):
             group.create_task(dispatcher.submit(item, 1.0))
-        group.create_task(dispatcher.submit("critical", 1.0, critical=True))
+        group.create_task(dispatcher.submit("critical", 1.0, urgency=Urgency(critical=True)))
         await asyncio.sleep(0)  # every task takes its first step
         assert dispatcher.pending == 6
         assert (dispatcher.full, dispatcher.queued_audio_seconds) == (True, 2.0)
@@ -181,6 +183,47 @@ async def test_submitters_wait_while_the_queue_is_full_and_critical_ones_go_firs
     order = [item for batch in executor.batches for item in batch]
     assert order.index("critical") < order.index("outside") < order.index("outside too")
     assert order[:2] == ["running", "queued"]
+
+
+async def test_a_chunk_that_becomes_critical_overtakes_what_is_not_wherever_it_waits() -> None:
+    executor = Executor()
+    executor.go.clear()
+    limits = BatchLimits(padded_seconds=1.0, max_chunks=1, max_wait_seconds=0.0, queue_seconds=3.0)
+    queued, outside = Urgency(), Urgency()
+    async with serving(executor, limits) as dispatcher, asyncio.TaskGroup() as group:
+        group.create_task(dispatcher.submit("running", 1.0))
+        await executor.entered.wait()
+        group.create_task(dispatcher.submit("first", 1.0))
+        group.create_task(dispatcher.submit("queued", 1.0, urgency=queued))
+        for item in ("third", "fourth"):
+            group.create_task(dispatcher.submit(item, 1.0))
+        group.create_task(dispatcher.submit("outside", 1.0, urgency=outside))
+        await asyncio.sleep(0)  # every task takes its first step
+        queued.raise_to_critical()
+        outside.raise_to_critical()
+        executor.go.set()
+    order = [item for batch in executor.batches for item in batch]
+    assert order[:2] == ["running", "queued"]
+    assert order.index("outside") < order.index("fourth")
+
+
+DIED = WorkerDiedError("killed", lost_requests=1)
+
+
+async def test_an_executor_that_dies_over_a_probe_too_condemns_nobody_and_all_may_go_elsewhere_at_once() -> None:
+    executor = Executor(a=[DIED], probe=[DIED])
+    async with serving(executor, probe="probe") as dispatcher:
+        outcomes = await submit_all(dispatcher, "abcdefghij")
+    assert {type(outcome) for outcome in outcomes.values()} == {TransientError}
+    assert [len(batch) for batch in executor.batches] == [8, 1]
+
+
+async def test_a_chunk_that_kills_an_executor_which_a_probe_finds_well_is_poison() -> None:
+    executor = Executor(c=[DIED] * 9)
+    async with serving(executor, probe="probe") as dispatcher:
+        outcomes = await submit_all(dispatcher, "abcd")
+    assert isinstance(outcomes.pop("c"), RecordingError)
+    assert outcomes == {"a": "A", "b": "B", "d": "D"}
 
 
 async def test_a_cancelled_submitters_chunk_is_not_computed() -> None:
