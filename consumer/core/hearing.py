@@ -15,6 +15,8 @@ from schemas.models import EngineRef, Recognised
 
 Samples = npt.NDArray[np.float32]
 """Mono, 16 kHz, nominally within -1 to 1; shape (samples,)."""
+Stretches = tuple[tuple[int, int], ...]
+"""Parts of a recording, each from a sample to before another; in order and apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,36 @@ class Span:
     """Word times are needed, to merge at a seam or because they are published."""
     seam: int | None = None
     """CTC: from this sample of the recording on, this chunk counts and its predecessor no more; None: the first."""
+    left_out: Stretches = ()
+    """Silence inside the span that is no part of the chunk, in samples of the recording."""
+
+    @property
+    def kept(self) -> Stretches:
+        """The parts of the recording that make the chunk, one after another."""
+        return without(self.start, self.stop, self.left_out)
+
+
+def without(start: int, stop: int, left_out: Stretches) -> Stretches:
+    """What is left of ``start`` to ``stop``."""
+    edges = [start, *(min(max(edge, start), stop) for stretch in left_out for edge in stretch), stop]
+    return tuple((first, last) for first, last in zip(edges[::2], edges[1::2], strict=True) if first < last)
+
+
+def as_floats(samples: npt.NDArray[np.float32] | npt.NDArray[np.int16]) -> Samples:
+    """Samples within -1 to 1, be they stored as floats or as 16-bit integers."""
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(1 << 15)
+    return np.asarray(samples, np.float32)
 
 
 class Family(Protocol):
     """How one kind of model treats whole recordings; pure."""
 
-    def plan(self, samples: Samples) -> list[Span]:
-        """Cut a recording; every span within the model's length, all samples covered. May be slow: not on the loop."""
+    def plan(self, samples: Samples, left_out: Stretches | None = None) -> list[Span]:
+        """Cut a recording; every chunk within the model's length, all samples covered but those of ``left_out``.
+
+        ``left_out`` is what the silence gate lets no model hear; None: there is no gate. May be slow: not on the loop.
+        """
         ...
 
     def merge(self, spans: list[Span], heard: list[HeardChunk], info: ModelInfo, audio_seconds: float) -> Recognised:

@@ -13,11 +13,12 @@ import numpy as np
 
 from consumer.core.batcher import BatchLimits
 from consumer.core.ctc import CtcFamily
-from consumer.core.hearing import Family, HeardChunk, ModelInfo, Samples, Span
+from consumer.core.hearing import Family, HeardChunk, ModelInfo, Samples, Span, Stretches
 from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
 from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
+from consumer.engines.silence_gate import WHISPER_ENGINES, SilenceGate, has_gate
 from consumer.engines.wire import PCM, Answer, ChunkAsk, answers_from_wire, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
 from consumer.settings import Settings
@@ -69,7 +70,9 @@ class LocalEngine:
             "compute_type": settings.compute_type,
             "threads": settings.engine_threads or os.cpu_count() or 1,
             "loader": loader,
+            "options": {"prompt": settings.whisper_prompt} if settings.engine in WHISPER_ENGINES else {},
         }
+        self._gate = SilenceGate(settings.engine_timeout_seconds) if has_gate(settings) else None
         self._children = [
             Supervisor(
                 CHILD_MODULE,
@@ -129,6 +132,8 @@ class LocalEngine:
         try:
             async with asyncio.TaskGroup() as group:
                 starts = [group.create_task(child.start()) for child in self._children]
+                if self._gate is not None:
+                    group.create_task(self._gate.start())
         except ExceptionGroup as failures:
             await self._stop_children()
             raise self._cannot_start(failures.exceptions[0]) from failures
@@ -150,7 +155,7 @@ class LocalEngine:
         loaded = self._up()
         language = self.language_of(wish)
         began = self._clock()
-        spans = await asyncio.to_thread(_plan, loaded.family, recording)
+        spans, skipped = await self._plan(loaded.family, recording)
         if not spans:
             return self._silent(recording, language)
         tasks: list[asyncio.Task[Served[HeardChunk]]] = []
@@ -158,7 +163,7 @@ class LocalEngine:
             async with asyncio.TaskGroup() as group:
                 turn = asyncio.Semaphore(loaded.chunks_at_once)
                 for span in spans:
-                    ask = ChunkAsk(recording.pcm_path, span.start, span.stop, language, span.words)
+                    ask = ChunkAsk(recording.pcm_path, span.start, span.stop, language, span.words, span.left_out)
                     tasks.append(group.create_task(_in_turn(turn, loaded.dispatcher, ask, wish)))
         except ExceptionGroup as failures:
             error = _worst(failures)
@@ -171,10 +176,23 @@ class LocalEngine:
         )
         if recognised.language is None:
             recognised = recognised.model_copy(update={"language": language})
+        if skipped:
+            warnings = [*recognised.warnings, WarningCode.SILENCE_SKIPPED.value]
+            recognised = recognised.model_copy(update={"warnings": warnings})
         attempt = self._attempt(recording, "ok", served, self._clock() - began)
         infer_seconds = _busy_seconds(served)
         elapsed = max(one.finished for one in served) - min(one.submitted for one in served)
         return Heard(recognised, attempt.cost_usd, [attempt], max(0.0, elapsed - infer_seconds), infer_seconds)
+
+    async def _plan(self, family: Family, recording: Recording) -> tuple[list[Span], bool]:
+        """The recording's spans, none if it is silent; and whether the gate has left something out of them."""
+        samples = await asyncio.to_thread(_samples, recording)
+        if samples is None:
+            return [], False
+        left_out: Stretches | None = None
+        if self._gate is not None:
+            left_out = await self._gate.left_out(recording, samples)
+        return await asyncio.to_thread(family.plan, samples, left_out), bool(left_out)
 
     def _cannot_start(self, error: Exception) -> Exception:
         if not isinstance(error, TransientError):
@@ -197,6 +215,8 @@ class LocalEngine:
         async with asyncio.TaskGroup() as group:
             for child in self._children:
                 group.create_task(child.stop())
+            if self._gate is not None:
+                group.create_task(self._gate.stop())
 
     def _attempt(self, recording: Recording, outcome: str, served: list[Served[HeardChunk]], seconds: float) -> Attempt:
         """The ledger line: the recording's share of engine time at the settings' price."""
@@ -264,25 +284,25 @@ def _chunks_at_once(limits: BatchLimits, chunk_seconds: float, device: str) -> i
     return max(1, min(batch_chunks, limits.max_chunks)) * (1 if device == "cpu" else 2)
 
 
-def _plan(family: Family, recording: Recording) -> list[Span]:
-    """The recording's spans; none if every sample is zero. Reads the file: not on the loop."""
+def _samples(recording: Recording) -> Samples | None:
+    """A map of the recording's samples; None if every one is zero. Reads the file: not on the loop."""
     if recording.samples == 0:
-        return []
+        return None
     try:
         samples: Samples = np.memmap(recording.pcm_path, PCM, mode="r", shape=(recording.samples,))
     except (OSError, ValueError) as error:
         raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
     blocks = range(0, recording.samples, _SILENCE_BLOCK)
     if not any(np.any(samples[start : start + _SILENCE_BLOCK]) for start in blocks):
-        return []
-    return family.plan(samples)
+        return None
+    return samples
 
 
 async def _in_turn(
     turn: asyncio.Semaphore, dispatcher: Dispatcher[ChunkAsk, HeardChunk], ask: ChunkAsk, wish: Wish
 ) -> Served[HeardChunk]:
     async with turn:
-        return await dispatcher.submit(ask, (ask.stop - ask.start) / SAMPLE_RATE, critical=wish.critical)
+        return await dispatcher.submit(ask, ask.audio_seconds, critical=wish.critical)
 
 
 def _worst(failures: ExceptionGroup[Exception]) -> ReasonedError:

@@ -19,7 +19,8 @@ LOADERS = {
     "whisper": "consumer.engines.whisper:load",
     "ctranslate2": "consumer.engines.ctranslate2:load",
 }
-"""Where each kind of engine is loaded; ``load(model, *, revision, device, compute_type, threads) -> Model``."""
+"""Where each kind of engine is loaded: ``load(model, *, revision, device, compute_type, threads, **options) -> Model``.
+Options are a kind's own."""
 
 EXIT_UNTRUSTED = 86
 """The accelerator failed: its context is poisoned for the rest of the process's life."""
@@ -29,7 +30,7 @@ _ACCELERATOR_WORDS = ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")
 
 
 def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
-    """Load and warm up. ``init``: engine, model, revision, device, compute_type, threads, perhaps a ``loader``."""
+    """Load and warm up. ``init``: engine, model, revision, device, compute_type, threads, options, maybe ``loader``."""
     began = time.monotonic()
     device = _device(init["engine"], init["device"])
     module, _, function = (init.get("loader") or LOADERS[init["engine"]]).partition(":")
@@ -39,6 +40,7 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
         device=device,
         compute_type=init["compute_type"],
         threads=init["threads"],
+        **init["options"],
     )
     info = {**info_to_wire(model.info), "device": device, "load_seconds": time.monotonic() - began}
 

@@ -6,10 +6,11 @@ from typing import cast
 import numpy as np
 import pytest
 
+from consumer.core import invented
 from consumer.core.hearing import HeardChunk, Model, Samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.whisper import WINDOW_SAMPLES
-from consumer.engines import ctranslate2, whisper, whisper_text
+from consumer.engines import ctranslate2, whisper
 from schemas.codes import WarningCode
 from tests.support.recordings import Spoken, recordings, word_error_rate
 from tests.support.whisper_weights import ct2_as_if_multilingual, ct2_tiny_en, hf_as_if_multilingual, hf_tiny_en
@@ -144,7 +145,7 @@ def test_a_loop_is_decoded_again_and_reported(
     model: Model, alone: list[HeardChunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # ordinary sentences count as loops here, so that the second decoding runs on sound that is known
-    monkeypatch.setattr(whisper_text, "repeats", lambda text: bool(text))
+    monkeypatch.setattr(invented, "repeats", lambda text: bool(text))
     chunks = [spoken.samples for spoken in recordings()[:2]]
 
     answers = _hear(model, chunks, words=True)
