@@ -4,7 +4,7 @@
     nobody seems to speak     dropped at once: a second hearing would only make up something else
     a loop                    heard again; a loop that stays is dropped
     too many words            heard again; if it stays so, nobody can have said it, and it is dropped
-    unsure words              heard again; a scrap of them against seconds of sound is dropped, a sentence is kept
+    unsure words              heard again
 
 A window is heard again alone, with a beam and without sampling, so the same sound always gives the same text.
 Each guard that acted leaves its code in the warnings.
@@ -34,7 +34,8 @@ _UNSURE_LOGPROB = -1.0
 _SURELY_NO_SPEECH_PROBABILITY = 0.8
 _SCRAP_TOKENS = 4
 _HOPELESS_LOGPROB = -1.5
-_HOPELESS_SECONDS = 2.0
+_SCRAP_SECONDS = 4.0
+_SCRAP_TOKENS_PER_SECOND = 0.5
 _FASTEST_WORDS_PER_SECOND, _SPARE_WORDS = 8.0, 4
 _FASTEST_LETTERS_PER_SECOND, _SPARE_LETTERS = 20.0, 10
 """Auctioneers reach 6 words a second, quick Japanese 12 letters; the spare ones forgive a level that misleads."""
@@ -47,7 +48,7 @@ def guarded(first: Decoded, sounding_seconds: float, hear_again: Callable[[int],
     ``sounding_seconds``: how long something can have been said in it. ``hear_again`` decodes it alone with a beam;
     it is told how many tokens in a row must not repeat (0: any may).
     """
-    doubts = () if nobody_speaks(first[0]) else objections(first[0], sounding_seconds)
+    doubts = () if nobody_speaks(first[0], sounding_seconds) else objections(first[0], sounding_seconds)
     kept = first
     if doubts:
         second = hear_again(0 if doubts == (WarningCode.UNSURE_WORDS,) else RETRY_NO_REPEAT_NGRAM)
@@ -75,26 +76,23 @@ def objections(heard: HeardChunk, sounding_seconds: float) -> tuple[WarningCode,
 
 def is_invented(heard: HeardChunk, sounding_seconds: float) -> bool:
     """Whether a text is not believed, whatever it says."""
-    impossible = repeats(heard.text) or too_many_words(heard, sounding_seconds)
-    hopeless = (
-        heard.tokens <= _SCRAP_TOKENS
-        and (heard.mean_logprob or 0.0) < _HOPELESS_LOGPROB
-        and sounding_seconds >= _HOPELESS_SECONDS
-    )
-    return impossible or hopeless or nobody_speaks(heard)
+    return _is_impossible(heard, sounding_seconds) or nobody_speaks(heard, sounding_seconds)
 
 
-def nobody_speaks(heard: HeardChunk) -> bool:
+def nobody_speaks(heard: HeardChunk, sounding_seconds: float) -> bool:
     """Whether what was heard is no speech.
 
     OpenAI's rule: nobody seems to speak, and the words are unsure. Ours, for the *you* and *Thank you.* that Whisper
-    hears in noise: nobody speaks for sure, and it is but a word or two. (With tiny.en room noise, hiss and hum lie
-    above 0.78, single words cut out of speech below 0.7.)
+    hears in noise: nobody speaks for sure, and it is but a word or two; or there are but few words for seconds of
+    sound, and one of the two signs against them. (With tiny.en room noise, hiss and hum lie above 0.78, single words
+    cut out of speech below 0.7; speech 5 dB below noise still has two tokens a second, above -1.3.)
     """
-    no_speech = heard.no_speech_probability or 0.0
-    unsure = no_speech > _NO_SPEECH_PROBABILITY and (heard.mean_logprob or 0.0) < _UNSURE_LOGPROB
+    no_speech, mean_logprob = heard.no_speech_probability or 0.0, heard.mean_logprob or 0.0
+    unsure = no_speech > _NO_SPEECH_PROBABILITY and mean_logprob < _UNSURE_LOGPROB
     scrap = no_speech > _SURELY_NO_SPEECH_PROBABILITY and heard.tokens <= _SCRAP_TOKENS
-    return unsure or scrap or not plain(heard.text)
+    few = heard.tokens <= max(_SCRAP_TOKENS, _SCRAP_TOKENS_PER_SECOND * sounding_seconds)
+    signs = no_speech > _NO_SPEECH_PROBABILITY or mean_logprob < _HOPELESS_LOGPROB
+    return unsure or scrap or (few and signs and sounding_seconds >= _SCRAP_SECONDS) or not plain(heard.text)
 
 
 def repeats(text: str) -> bool:
@@ -120,5 +118,9 @@ def too_many_words(heard: HeardChunk, sounding_seconds: float) -> bool:
 
 def _badness(heard: HeardChunk, sounding_seconds: float) -> tuple[bool, float]:
     """The better of two hearings has the lower one: a possible text before an impossible one, then the likelier."""
-    impossible = repeats(heard.text) or too_many_words(heard, sounding_seconds) or not plain(heard.text)
+    impossible = _is_impossible(heard, sounding_seconds) or not plain(heard.text)
     return impossible, -(heard.mean_logprob or 0.0)
+
+
+def _is_impossible(heard: HeardChunk, sounding_seconds: float) -> bool:
+    return repeats(heard.text) or too_many_words(heard, sounding_seconds)

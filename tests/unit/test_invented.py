@@ -1,5 +1,7 @@
 """Which text is heard again, which hearing is kept, and what is dropped: the guards' decision table."""
 
+from dataclasses import replace
+
 import pytest
 
 from consumer.core.hearing import HeardChunk
@@ -64,7 +66,7 @@ def test_what_whisper_hears_in_noise_is_no_speech(
 ) -> None:
     heard = _heard(text, no_speech=no_speech, mean_logprob=mean_logprob, tokens=tokens)
 
-    assert nobody_speaks(heard) is nobody
+    assert nobody_speaks(heard, 2.0) is nobody
 
 
 @pytest.mark.parametrize(
@@ -111,9 +113,9 @@ def test_what_whisper_hears_in_noise_is_no_speech(
         pytest.param(
             _heard("the", no_speech=0.4, mean_logprob=-2.4, tokens=2),
             _heard("and", no_speech=0.4, mean_logprob=-2.2, tokens=2),
-            [0],
+            [],
             "",
-            ("unsure_words", "text_dropped"),
+            ("text_dropped",),
             id="a scrap for seconds of sound",
         ),
         pytest.param(
@@ -138,8 +140,16 @@ def test_what_the_guards_do(
     assert bool(tokens) == bool(text)
 
 
-def test_a_word_of_half_a_second_may_be_unsure() -> None:
-    assert not is_invented(_heard("for", no_speech=0.5, mean_logprob=-2.0, tokens=2), sounding_seconds=0.5)
+@pytest.mark.parametrize(("no_speech", "mean_logprob"), [(0.4, -2.0), (0.7, -0.6)])
+def test_a_word_or_two_are_too_little_for_seconds_of_sound_if_a_sign_is_against_them(
+    no_speech: float, mean_logprob: float
+) -> None:
+    heard = _heard("for you", no_speech=no_speech, mean_logprob=mean_logprob, tokens=3)
+
+    assert is_invented(heard, sounding_seconds=20.0)
+    assert not is_invented(heard, sounding_seconds=0.5)
+    assert not is_invented(replace(heard, tokens=30), sounding_seconds=20.0)
+    assert not is_invented(replace(heard, no_speech_probability=0.1, mean_logprob=-0.3), sounding_seconds=20.0)
 
 
 def test_quick_speech_is_possible_and_quicker_is_not() -> None:
@@ -155,7 +165,7 @@ def test_where_a_language_has_no_spaces_letters_count() -> None:
 
 def test_without_likelihoods_nobody_objects_to_an_ordinary_text() -> None:
     assert objections(HeardChunk(text=SENTENCE, language="en"), 6.0) == ()
-    assert not nobody_speaks(HeardChunk(text=SENTENCE))
+    assert not nobody_speaks(HeardChunk(text=SENTENCE), 6.0)
 
 
 def test_every_code_of_a_guard_is_in_the_contract() -> None:
