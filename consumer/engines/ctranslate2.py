@@ -176,7 +176,10 @@ class CTranslate2Whisper:
             return ()
         language = heard.language or ""
         aligned = self._whisper.align(
-            encoded(), self._vocabulary.prompt(language), [tokens], whisper_text.mel_frames(ask.chunk)
+            encoded(),
+            [*self._vocabulary.before(), *self._vocabulary.prompt(language)],
+            [tokens],
+            whisper_text.mel_frames(ask.chunk),
         )[0]
         path = np.array(aligned.alignments, np.intp).reshape(-1, 2)
         audio_seconds = len(ask.chunk) / SAMPLE_RATE

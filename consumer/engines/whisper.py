@@ -5,6 +5,8 @@ time-stamp tokens. After it, one pass over the finished tokens says how likely t
 """
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from consumer.core import invented, pauses
 from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Samples
 from consumer.core.invented import Decoded
 from consumer.core.model import SAMPLE_RATE
-from consumer.engines import whisper_text
+from consumer.engines import whisper_cache, whisper_text
 from consumer.engines.whisper_alignment import align
+from consumer.engines.whisper_cache import STATIC_ROWS, Cache
 from consumer.engines.whisper_text import Vocabulary
 from schemas.models import EngineRef
 
@@ -63,6 +66,8 @@ def load(
     )
     extractor = WhisperFeatureExtractor.from_pretrained(model, **source)
     loaded = TransformersWhisper(network.to(device).eval(), extractor, vocabulary, ref)
+    if whisper_cache.may_be_static(device):
+        loaded.choose_cache()
     loaded.recognise([np.zeros(SAMPLE_RATE, np.float32)], [None], [True])
     return loaded
 
@@ -77,8 +82,22 @@ class TransformersWhisper:
         self._vocabulary = vocabulary
         self._heads = _alignment_heads(network)
         self._generation = _generation_config(network, vocabulary)
-        self._most_tokens = min(whisper_text.MAX_TOKENS, network.config.max_target_positions)
+        self._cache: Cache = "dynamic"
+        self._most_tokens = min(whisper_text.MAX_TOKENS, int(network.config.max_target_positions))
         self._silenced = torch.tensor(self._generation.suppress_tokens or [], device=network.device, dtype=torch.long)
+
+    @torch.inference_mode()
+    def choose_cache(self) -> None:
+        """Measure which cache decodes a full batch of the longest texts quicker, and keep to that one."""
+        encoded = self._encode([np.zeros(SAMPLE_RATE, np.float32)] * STATIC_ROWS)
+        language = self._vocabulary.languages[0]
+        asked = [*self._vocabulary.before(), *self._vocabulary.prompt(language), self._vocabulary.no_timestamps()]
+
+        def run(cache: Cache) -> Callable[[], object]:
+            least = self._room(asked)
+            return lambda: self._decoded(encoded, [asked] * STATIC_ROWS, cache, min_new_tokens=least)
+
+        self._cache = whisper_cache.quicker({"dynamic": run("dynamic"), "static": run("static")}, time.monotonic)
 
     @torch.inference_mode()
     def recognise(self, chunks: list[Samples], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
@@ -127,15 +146,9 @@ class TransformersWhisper:
     ) -> list[Decoded]:
         """What was heard, without words, and the text's tokens; ``before`` is what the model is told was said."""
         prompts = [[*before, *self._vocabulary.prompt(one), self._vocabulary.no_timestamps()] for one in languages]
-        # the plain generation: Whisper's own adds a search over windows and temperatures that does not batch
-        sequences = GenerationMixin.generate(
-            self._network,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
-            decoder_input_ids=torch.tensor(prompts, device=encoded.device),
-            generation_config=self._generation,
-            max_new_tokens=min(whisper_text.MAX_TEXT_TOKENS, self._most_tokens - len(prompts[0])),
-            **options,
-        ).tolist()
+        fits = not options and len(prompts) <= STATIC_ROWS  # a second hearing has other rows: its beams
+        cache = self._cache if fits else "dynamic"
+        sequences = self._decoded(encoded, prompts, cache, **options)
         end, asked = self._vocabulary.end(), len(prompts[0])
         for sequence in sequences:
             if end in sequence[asked:]:
@@ -145,6 +158,28 @@ class TransformersWhisper:
             self._heard(sequence[asked:], language, *measures)
             for sequence, language, measures in zip(sequences, languages, likely, strict=True)
         ]
+
+    def _decoded(
+        self, encoded: torch.Tensor, prompts: list[list[int]], cache: Cache, **options: int
+    ) -> list[list[int]]:
+        """Prompt, text and padding of each row."""
+        rows = len(prompts)
+        spare = STATIC_ROWS - rows if cache == "static" else 0
+        # the plain generation: Whisper's own adds a search over windows and temperatures that does not batch
+        sequences: list[list[int]] = GenerationMixin.generate(
+            self._network,
+            encoder_outputs=BaseModelOutput(last_hidden_state=torch.cat([encoded, *[encoded[:1]] * spare])),
+            decoder_input_ids=torch.tensor([*prompts, *prompts[:1] * spare], device=encoded.device),
+            generation_config=self._generation,
+            cache_implementation="static" if cache == "static" else None,
+            max_new_tokens=self._room(prompts[0]),
+            **options,
+        ).tolist()
+        return sequences[:rows]
+
+    def _room(self, asked: list[int]) -> int:
+        """Tokens that an answer may have."""
+        return min(whisper_text.MAX_TEXT_TOKENS, self._most_tokens - len(asked))
 
     def _heard(self, tokens: list[int], language: str, mean_logprob: float, no_speech: float) -> Decoded:
         chunk = HeardChunk(
@@ -182,7 +217,7 @@ class TransformersWhisper:
         if not tokens:
             return ()
         language = heard.language or ""
-        asked = [*self._vocabulary.prompt(language), self._vocabulary.no_timestamps()]
+        asked = [*self._vocabulary.before(), *self._vocabulary.prompt(language), self._vocabulary.no_timestamps()]
         self._network.set_attn_implementation("eager")  # the fused kernels keep their attention to themselves
         try:
             ids = torch.tensor([[*asked, *tokens]], device=encoded.device)
