@@ -152,6 +152,10 @@ class Settings(BaseSettings):
     """Longest chunk of a recording for CTC; Whisper always works on windows of 30 s."""
     chunk_overlap_seconds: float = Field(default=2.0, ge=0.5, le=5.0)
     """What neighbouring chunks share where no pause is found to cut in."""
+    silence_gate: Literal["auto", "on", "off"] = "auto"
+    """Stretches of 2 s and more without speech reach no model; `auto`: on for Whisper, which invents words there."""
+    whisper_prompt: str | None = None
+    """Names and terms in their spelling, which Whisper is told were said before; the last 223 tokens of it count."""
     word_times: bool = False
     """Whisper: time every word, at some cost; CTC does so for nothing."""
     batch_audio_seconds: PositiveFloat = 160.0

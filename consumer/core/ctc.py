@@ -7,13 +7,13 @@ sequence that is collapsed once: a letter that spans a seam stays one letter.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from consumer.core.frames import FIELD_SAMPLES, FRAME_SAMPLES
-from consumer.core.hearing import HeardChunk, ModelInfo, Pcm, Samples, Span, to_samples
+from consumer.core.hearing import HeardChunk, ModelInfo, Pcm, Samples, Span, Stretches, to_samples, without
 from consumer.core.model import SAMPLE_RATE
 from schemas.codes import WarningCode
 from schemas.models import Recognised, Segment, Word
@@ -138,8 +138,18 @@ class CtcFamily:
                 f"chunk_overlap_seconds ({overlap_seconds:g}) is more than half of chunk_seconds ({chunk_seconds:g})"
             )
 
-    def plan(self, samples: Pcm | Samples) -> list[Span]:
-        """Spans of equal length (but for rounding to frames) with seams in the quietest 100 ms of each overlap."""
+    def plan(self, samples: Pcm | Samples, left_out: Stretches | None = None) -> list[Span]:
+        """Spans of equal length (but for rounding to frames) with seams in the quietest 100 ms of each overlap.
+
+        Where the silence gate leaves something out, each stretch beside it is cut by itself.
+        """
+        spans: list[Span] = []
+        for start, stop in without(0, int(samples.shape[0]), left_out or ()):
+            first = start // FRAME_SAMPLES * FRAME_SAMPLES
+            spans += [_moved(span, first) for span in self._cut(samples[first:stop])]
+        return spans
+
+    def _cut(self, samples: Pcm | Samples) -> list[Span]:
         total = int(samples.shape[0])
         if total <= self._chunk:
             return [Span(0, total)]
@@ -154,7 +164,7 @@ class CtcFamily:
 
     def merge(self, spans: list[Span], heard: list[HeardChunk], info: ModelInfo, audio_seconds: float) -> Recognised:
         """One text of all chunks; ``seam_uncertain`` where two chunks agree nowhere in what they share."""
-        ids, confidence, agreed = join(spans, heard)
+        ids, confidence, agreed = join(spans, heard, info)
         words = words_of(ids, confidence, info, audio_seconds)
         warnings = [] if agreed else [WarningCode.SEAM_UNCERTAIN.value]
         if not words:
@@ -173,27 +183,36 @@ class CtcFamily:
         )
 
 
-def join(spans: list[Span], heard: list[HeardChunk]) -> tuple[Ids, Samples, bool]:
-    """The recording's ids and confidences by frame, and whether the chunks agreed at every seam."""
-    cuts, agreed = [0], True
+def join(spans: list[Span], heard: list[HeardChunk], info: ModelInfo) -> tuple[Ids, Samples, bool]:
+    """The recording's ids and confidences by frame, and whether the chunks agreed at every seam.
+
+    Frames that no chunk heard, since they were left out as silence, are blank, and end the word before them.
+    """
+    cuts, agreed = [spans[0].start // FRAME_SAMPLES], True
     for (before, earlier), (after, later) in zip(
         zip(spans, heard, strict=True), zip(spans[1:], heard[1:], strict=True), strict=False
     ):
         cut, sure = _cut(before, earlier, after, later)
         cuts.append(cut)
         agreed = agreed and sure
-    ids, confidence = [], []
+    ids: list[Ids] = []
+    confidence: list[Samples] = []
+    reached = 0
     for span, chunk, first, last in zip(spans, heard, cuts, [*cuts[1:], None], strict=True):
         offset = span.start // FRAME_SAMPLES
         part = slice(first - offset, None if last is None else last - offset)
-        ids.append(chunk.frame_ids[part])
-        confidence.append(chunk.frame_confidence[part])
+        gap = max(0, first - reached)
+        ids += [_silence(gap, info), chunk.frame_ids[part]]
+        confidence += [np.ones(gap, np.float32), chunk.frame_confidence[part]]
+        reached = max(first, reached) + int(ids[-1].size)
     return np.concatenate(ids), np.concatenate(confidence), agreed
 
 
 def _cut(before: Span, earlier: HeardChunk, after: Span, later: HeardChunk) -> tuple[int, bool]:
     """The frame from which ``later`` counts: the nearest to the seam where both heard the same on either side of it."""
     low = after.start // FRAME_SAMPLES
+    if after.start >= before.stop:
+        return low, True  # silence was left out between the two
     high = before.start // FRAME_SAMPLES + int(earlier.frame_ids.size)
     seam = min(max((after.start if after.seam is None else after.seam) // FRAME_SAMPLES, low), high)
     mine = earlier.frame_ids[low - before.start // FRAME_SAMPLES :]
@@ -209,6 +228,18 @@ def _cut(before: Span, earlier: HeardChunk, after: Span, later: HeardChunk) -> t
         if places.size:
             return int(places[np.abs(places - seam).argmin()]), True
     return seam, False
+
+
+def _silence(frames: int, info: ModelInfo) -> Ids:
+    ids = np.full(frames, info.blank_id, np.int32)
+    if frames > 1 and info.word_delimiter in info.vocabulary:
+        ids[frames // 2] = info.vocabulary.index(info.word_delimiter)
+    return ids
+
+
+def _moved(span: Span, offset: int) -> Span:
+    seam = None if span.seam is None else span.seam + offset
+    return replace(span, start=span.start + offset, stop=span.stop + offset, seam=seam)
 
 
 def _quietest(overlap: Pcm | Samples) -> int:

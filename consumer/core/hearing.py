@@ -38,6 +38,10 @@ def to_pcm(samples: Samples) -> Pcm:
     return pcm
 
 
+Stretches = tuple[tuple[int, int], ...]
+"""Parts of a recording, each from a sample to before another; in order and apart."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a model says of itself once it is loaded; all that its family needs to know."""
@@ -136,15 +140,29 @@ class Span:
     """Word times are needed, to merge at a seam or because they are published."""
     seam: int | None = None
     """CTC: from this sample of the recording on, this chunk counts and its predecessor no more; None: the first."""
+    left_out: Stretches = ()
+    """Silence inside the span that is no part of the chunk, in samples of the recording."""
+
+    @property
+    def kept(self) -> Stretches:
+        """The parts of the recording that make the chunk, one after another."""
+        return without(self.start, self.stop, self.left_out)
+
+
+def without(start: int, stop: int, left_out: Stretches) -> Stretches:
+    """What is left of ``start`` to ``stop``."""
+    edges = [start, *(min(max(edge, start), stop) for stretch in left_out for edge in stretch), stop]
+    return tuple((first, last) for first, last in zip(edges[::2], edges[1::2], strict=True) if first < last)
 
 
 class Family(Protocol):
     """How one kind of model treats whole recordings; pure."""
 
-    def plan(self, samples: Pcm | Samples) -> list[Span]:
-        """Cut a recording, perhaps a memory map; every span within the model's length, all samples covered.
+    def plan(self, samples: Pcm | Samples, left_out: Stretches | None = None) -> list[Span]:
+        """Cut a recording, perhaps a memory map; every span within the model's length, all samples covered but those
+        of ``left_out``.
 
-        May be slow: not on the loop.
+        ``left_out`` is what the silence gate lets no model hear; None: there is no gate. May be slow: not on the loop.
         """
         ...
 

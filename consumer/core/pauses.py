@@ -17,6 +17,8 @@ FRAME_SAMPLES = SAMPLE_RATE // 100
 SILENCE_DB = -70.0
 """Below this even the loudest frame of a stretch is silence: 16-bit sound
 has a noise of -98, and speech at -60 is still heard right."""
+FAINTEST_DB = -100.0
+"""The level of digital silence here."""
 STEADY_DB = 3.0
 """A stretch whose loudest 50 ms rise no further above its median is hum or hiss: speech comes in syllables."""
 MINIMUM_PAUSE_SECONDS = 0.2
@@ -29,9 +31,10 @@ _FLOOR_DB = 10.0
 _BELOW_SPEECH_DB = 15.0
 _FLOOR_PERCENTILE = 5
 _SPEECH_PERCENTILE = 90
-_FAINTEST_DB = -100.0
 _STEADY_FRAMES = 5
 _STEADY_SECONDS = 1.0
+_LOUD_PERCENTILE = 95
+_BELOW_LOUD_DB = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +76,18 @@ def find_pauses(levels: Levels, minimum_seconds: float = MINIMUM_PAUSE_SECONDS) 
     """
     if not len(levels):
         return []
-    quiet = levels < _quiet_below(levels)
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], quiet, [False])).astype(np.int8)))
+    return [
+        Pause(start * FRAME_SAMPLES, stop * FRAME_SAMPLES)
+        for start, stop in runs(levels < _quiet_below(levels), minimum_seconds)
+    ]
+
+
+def runs(frames: npt.NDArray[np.bool_], minimum_seconds: float = 0.0) -> list[tuple[int, int]]:
+    """Where frames are true for at least so long: the first one and the one after the last."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], frames, [False])).astype(np.int8)))
     starts, stops = edges[::2], edges[1::2]
     long_enough = (stops - starts) * FRAME_SAMPLES >= minimum_seconds * SAMPLE_RATE
-    return [
-        Pause(int(start) * FRAME_SAMPLES, int(stop) * FRAME_SAMPLES)
-        for start, stop in zip(starts[long_enough], stops[long_enough], strict=True)
-    ]
+    return list(zip(starts[long_enough].tolist(), stops[long_enough].tolist(), strict=True))
 
 
 def is_silent(levels: Levels) -> bool:
@@ -89,12 +96,26 @@ def is_silent(levels: Levels) -> bool:
         return True
     if len(levels) * FRAME_SAMPLES < _STEADY_SECONDS * SAMPLE_RATE:
         return False
-    smooth = np.convolve(levels, np.full(_STEADY_FRAMES, 1 / _STEADY_FRAMES, np.float32), "valid")
+    smooth = smoothed(levels)
     return float(smooth.max()) < float(np.median(smooth)) + STEADY_DB
 
 
+def smoothed(levels: Levels) -> Levels:
+    """Levels of 50 ms each, by their middle frame; the two frames at either edge are gone."""
+    result: Levels = np.convolve(levels, np.full(_STEADY_FRAMES, 1 / _STEADY_FRAMES, np.float32), "valid")
+    return result
+
+
+def sounding_seconds(levels: Levels) -> float:
+    """How long a stretch is about as loud as its louder parts: the time in which something can have been said."""
+    if not len(levels):
+        return 0.0
+    loud = max(SILENCE_DB, float(np.percentile(levels, _LOUD_PERCENTILE)) - _BELOW_LOUD_DB)
+    return float(np.count_nonzero(levels >= loud)) * FRAME_SAMPLES / SAMPLE_RATE
+
+
 def _decibels(power: npt.NDArray[np.float32]) -> Levels:
-    result: Levels = (10 * np.log10(np.maximum(power, 10 ** (_FAINTEST_DB / 10)))).astype(np.float32)
+    result: Levels = (10 * np.log10(np.maximum(power, 10 ** (FAINTEST_DB / 10)))).astype(np.float32)
     return result
 
 

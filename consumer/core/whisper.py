@@ -1,20 +1,24 @@
 """How Whisper treats whole recordings: windows of at most 29 s, cut in pauses, and one text of what was heard.
 
 Pure; imports no model library. A window is never cut blindly: where nobody pauses for long enough, two windows
-overlap and their words are matched.
+overlap and their words are matched. What the silence gate leaves out is left out of the windows too, so that one
+window holds the speech on both sides of it; all places and times are those of the whole recording.
 """
 
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
+
+import numpy as np
 
 from consumer.core import pauses
-from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, Span
+from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, Span, Stretches, without
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import FRAME_SAMPLES, Levels, Pause
 from consumer.core.seams import plain, seam
+from consumer.core.silence import MARGIN_SECONDS
 from schemas.codes import WarningCode
 from schemas.models import Recognised, Segment, Word
 
@@ -30,10 +34,6 @@ _SHORTEST_SAMPLES = 5 * SAMPLE_RATE
 _WELL_FILLED_SAMPLES = 22 * SAMPLE_RATE
 _LONG_PAUSE_SECONDS = 1.0
 _MARGIN_SAMPLES = SAMPLE_RATE // 2
-_NO_SPEECH_PROBABILITY = 0.6
-_UNSURE_LOGPROB = -1.0
-_SURELY_NO_SPEECH_PROBABILITY = 0.8
-_SCRAP_TOKENS = 4
 
 
 class WhisperFamily:
@@ -47,15 +47,23 @@ class WhisperFamily:
         self._overlap = round(chunk_overlap_seconds * SAMPLE_RATE)
         self._word_times = word_times
 
-    def plan(self, samples: Pcm | Samples) -> list[Span]:
+    def plan(self, samples: Pcm | Samples, left_out: Stretches | None = None) -> list[Span]:
         """Windows of at most 29 s that hold everything that can be heard; none for a silent recording.
 
         Silence at the edges of a window and windows of silence are left out: no model should be asked about them.
+        A window with something left out inside asks for word times, to tell what was said before it and after.
         """
         levels = pauses.frame_levels(samples)
-        spans = cut(pauses.find_pauses(levels), len(samples), self._overlap)
-        trimmed = [_trim(span, levels) for span in spans]
-        return [replace(span, words=span.words or self._word_times) for span in trimmed if span]
+        quiet = pauses.find_pauses(levels)
+        kept = without(0, len(samples), left_out or ())
+        if left_out:
+            quiet = _spliced(quiet, left_out, len(levels))
+            for start, stop in left_out:
+                levels[start // FRAME_SAMPLES : -(-stop // FRAME_SAMPLES)] = pauses.FAINTEST_DB
+        spans = cut(quiet, sum(stop - start for start, stop in kept), self._overlap)
+        placed = [_placed(span, kept) for span in spans]
+        trimmed = [_trim(span, levels, left_out or (), gated=left_out is not None) for span in placed]
+        return [replace(span, words=span.words or self._word_times or bool(span.left_out)) for span in trimmed if span]
 
     def merge(self, spans: list[Span], heard: list[HeardChunk], info: ModelInfo, audio_seconds: float) -> Recognised:
         """One text; a segment for each window with words in it, in the recording's seconds."""
@@ -70,7 +78,7 @@ class WhisperFamily:
         return Recognised(
             text=" ".join(piece.text for piece in spoken),
             language=_language(spoken, info),
-            segments=[piece.segment() for piece in spoken],
+            segments=[segment for piece in spoken for segment in piece.segments()],
             words=_words(pieces),
             confidence=_confidence(spoken),
             engine=info.ref,
@@ -113,16 +121,49 @@ def _best_pause(within: list[Pause], start: int) -> Pause | None:
     )
 
 
-def _trim(span: Span, levels: Levels) -> Span | None:
-    """The span without the silence at its ends, half a second of it excepted; None if nothing is left."""
+def _spliced(quiet: list[Pause], left_out: Stretches, frames: int) -> list[Pause]:
+    """Pauses as they lie once ``left_out`` is gone; what the gate kept on either side of it is one too."""
+    is_quiet, kept = np.zeros(frames, bool), np.ones(frames, bool)
+    for pause in quiet:
+        is_quiet[pause.start // FRAME_SAMPLES : pause.stop // FRAME_SAMPLES] = True
+    margin = round(MARGIN_SECONDS * SAMPLE_RATE) // FRAME_SAMPLES
+    for start, stop in left_out:
+        first, last = start // FRAME_SAMPLES, -(-stop // FRAME_SAMPLES)
+        is_quiet[max(0, first - margin) : last + margin] = True
+        kept[first:last] = False
+    found = pauses.runs(is_quiet[kept], pauses.MINIMUM_PAUSE_SECONDS)
+    return [Pause(start * FRAME_SAMPLES, stop * FRAME_SAMPLES) for start, stop in found]
+
+
+def _placed(span: Span, kept: Stretches) -> Span:
+    """A span of what was kept as one of the whole recording: its edges lie in what was kept."""
+    start, stop, passed = span.start, span.stop, 0
+    for first, last in kept:
+        length = last - first
+        if passed <= span.start < passed + length:
+            start = first + span.start - passed
+        if passed < span.stop <= passed + length:
+            stop = first + span.stop - passed
+        passed += length
+    return replace(span, start=start, stop=stop)
+
+
+def _trim(span: Span, levels: Levels, left_out: Stretches, *, gated: bool) -> Span | None:
+    """The span without the silence at its ends, half a second of it excepted; None if nothing is left.
+
+    Behind a gate the voice detector has heard hum and hiss already; what it kept is kept.
+    """
     first, last = span.start // FRAME_SAMPLES, -(-span.stop // FRAME_SAMPLES)
     inside = levels[first:last]
-    if pauses.is_silent(inside):
+    if float(inside.max()) < pauses.SILENCE_DB if gated else pauses.is_silent(inside):
         return None
     loud = (inside >= pauses.SILENCE_DB).nonzero()[0]
     start = max(span.start, (first + int(loud[0])) * FRAME_SAMPLES - _MARGIN_SAMPLES)
     stop = min(span.stop, (first + int(loud[-1]) + 1) * FRAME_SAMPLES + _MARGIN_SAMPLES)
-    return replace(span, start=start, stop=stop)
+    kept = without(start, stop, left_out)
+    start, stop = kept[0][0], kept[-1][1]
+    gone = tuple((before[1], after[0]) for before, after in pairwise(kept))
+    return replace(span, start=start, stop=stop, left_out=gone)
 
 
 @dataclass(slots=True)
@@ -136,10 +177,9 @@ class _Piece:
 
     @classmethod
     def of(cls, span: Span, chunk: HeardChunk) -> "_Piece":
-        if _nobody_speaks(chunk):
+        if not plain(chunk.text):
             return cls(span, chunk, "", [])
-        offset = span.start / SAMPLE_RATE
-        words = None if chunk.words is None else [_moved(word, offset) for word in chunk.words]
+        words = None if chunk.words is None else [_in_recording(word, span) for word in chunk.words]
         return cls(span, chunk, chunk.text.strip(), words)
 
     def keep(self, first: int, last: int) -> None:
@@ -147,14 +187,24 @@ class _Piece:
         words = self.words or []
         if last - first < len(words):
             self.words = words[first:last]
-            gap = "" if self.chunk.language in UNSPACED else " "
-            self.text = gap.join(word.text for word in self.words)
+            self.text = self._joined(self.words)
 
-    def segment(self) -> Segment:
-        start, stop = self.span.start / SAMPLE_RATE, self.span.stop / SAMPLE_RATE
-        if self.words:
-            start, stop = self.words[0].start_seconds, self.words[-1].end_seconds
-        return Segment(start_seconds=start, end_seconds=stop, text=self.text)
+    def segments(self) -> list[Segment]:
+        """One, or one for each part of the window between which something was left out."""
+        if not self.words:
+            start, stop = self.span.start / SAMPLE_RATE, self.span.stop / SAMPLE_RATE
+            return [Segment(start_seconds=start, end_seconds=stop, text=self.text)]
+        edges = [stop / SAMPLE_RATE for _, stop in self.span.left_out]
+        parts = [list(group) for _, group in groupby(self.words, lambda word: bisect_right(edges, word.start_seconds))]
+        texts = [self.text] if len(parts) == 1 else [self._joined(part) for part in parts]
+        return [
+            Segment(start_seconds=part[0].start_seconds, end_seconds=part[-1].end_seconds, text=text)
+            for part, text in zip(parts, texts, strict=True)
+        ]
+
+    def _joined(self, words: list[HeardWord]) -> str:
+        gap = "" if self.chunk.language in UNSPACED else " "
+        return gap.join(word.text for word in words)
 
 
 def _join(left: _Piece, right: _Piece) -> bool:
@@ -174,22 +224,18 @@ def _join(left: _Piece, right: _Piece) -> bool:
     return found.uncertain
 
 
-def _nobody_speaks(chunk: HeardChunk) -> bool:
-    """Whether what was heard is no speech.
-
-    OpenAI's rule: nobody seems to speak, and the words are unsure. Ours, for the *you* and *Thank you.* that Whisper
-    hears in noise: nobody speaks for sure, and it is but a word or two. (With tiny.en room noise, hiss and hum lie
-    above 0.78, single words cut out of speech below 0.7.)
-    """
-    no_speech = chunk.no_speech_probability or 0.0
-    unsure = no_speech > _NO_SPEECH_PROBABILITY and (chunk.mean_logprob or 0.0) < _UNSURE_LOGPROB
-    scrap = no_speech > _SURELY_NO_SPEECH_PROBABILITY and chunk.tokens <= _SCRAP_TOKENS
-    return unsure or scrap or not plain(chunk.text)
-
-
-def _moved(word: HeardWord, offset: float) -> HeardWord:
-    start, end = round(word.start_seconds + offset, 3), round(word.end_seconds + offset, 3)
-    return replace(word, start_seconds=start, end_seconds=end)
+def _in_recording(word: HeardWord, span: Span) -> HeardWord:
+    """The word where it lies in the recording: all of it in that part of the window which holds its middle."""
+    middle, passed = (word.start_seconds + word.end_seconds) / 2, 0.0
+    for first, last in span.kept:
+        start, stop = first / SAMPLE_RATE, last / SAMPLE_RATE
+        if middle < passed + stop - start or last == span.stop:
+            break
+        passed += stop - start
+    begin, end = (
+        round(min(max(start + seconds - passed, start), stop), 3) for seconds in (word.start_seconds, word.end_seconds)
+    )
+    return replace(word, start_seconds=begin, end_seconds=end)
 
 
 def _words(pieces: list[_Piece]) -> list[Word] | None:

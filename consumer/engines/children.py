@@ -97,6 +97,8 @@ class EngineChildren:
         return TransientError(error.reason, f"model {self._settings.model}: {' '.join(error.detail.split())}")
 
 
-def _options(settings: Settings) -> dict[str, bool]:
-    """What one kind of engine alone understands."""
-    return {"cuda_graphs": True} if settings.engine == "ctc" and settings.ctc_cuda_graphs == "auto" else {}
+def _options(settings: Settings) -> dict[str, Any]:
+    """What one kind of engine alone understands, where it is not the default."""
+    if settings.engine == "ctc":
+        return {"cuda_graphs": True} if settings.ctc_cuda_graphs == "auto" else {}
+    return {"prompt": settings.whisper_prompt} if settings.whisper_prompt else {}

@@ -8,6 +8,7 @@ from consumer.core.model import Engine
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.local import LocalEngine
 from consumer.engines.openai_api import OpenAIEngine
+from consumer.engines.silence_gate import WHISPER_ENGINES, has_gate
 from consumer.engines.simulated import SimulatedEngine
 from consumer.errors import ServiceError
 from consumer.settings import Settings
@@ -46,9 +47,21 @@ def profile_of(settings: Settings) -> Callable[[str | None], str]:
     model = {"openai": settings.api_model, "simulated": "simulated"}.get(settings.engine, settings.model)
     revision = settings.model_revision if settings.engine not in ("openai", "simulated") else None
 
-    options = ["word_times"] if settings.word_times and settings.engine in ("whisper", "ctranslate2") else []
+    options = _text_options(settings)
 
     def of(language: str | None) -> str:
         return fingerprint(settings.engine, model, revision, settings.compute_type, language, "transcribe", *options)
 
     return of
+
+
+def _text_options(settings: Settings) -> list[str]:
+    """What else of the settings decides the text; nothing for a default, so that keys of old entries stay good."""
+    options = []
+    if settings.engine in WHISPER_ENGINES:
+        options += ["word_times"] if settings.word_times else []
+        options += [f"prompt={settings.whisper_prompt}"] if settings.whisper_prompt else []
+        options += [] if has_gate(settings) else ["no_gate"]
+    elif settings.engine == "ctc" and has_gate(settings):
+        options.append("gate")
+    return options

@@ -5,8 +5,10 @@ cores: quicker than batches there, and a text cannot depend on its peers. On a G
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import ctranslate2
@@ -14,21 +16,25 @@ import numpy as np
 from faster_whisper import download_model
 from faster_whisper.feature_extractor import FeatureExtractor
 
+from consumer.core import invented, pauses
 from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, to_samples
+from consumer.core.invented import Decoded
 from consumer.core.model import SAMPLE_RATE
 from consumer.engines import whisper_text
 from consumer.engines.whisper_text import Vocabulary
-from schemas.codes import WarningCode
 from schemas.models import EngineRef
 
 _WARM_UP_SAMPLES = 16_000
 
 
-def load(model: str, *, revision: str | None, device: str, compute_type: str, threads: int) -> "CTranslate2Whisper":
+def load(
+    model: str, *, revision: str | None, device: str, compute_type: str, threads: int, prompt: str | None = None
+) -> "CTranslate2Whisper":
     """Load a converted Whisper and warm it up.
 
     ``model`` is a local folder, a hub id of a converted model or a size such as ``tiny.en``; ``device`` is ``auto``,
-    ``cpu`` or ``cuda:<n>``; ``threads`` are CPU workers, 0: one for each core.
+    ``cpu`` or ``cuda:<n>``; ``threads`` are CPU workers, 0: one for each core; ``prompt`` gives names and terms in
+    their spelling.
     """
     folder = Path(model) if Path(model).is_dir() else Path(download_model(model, revision=revision))
     kind, index = _device(device)
@@ -37,7 +43,7 @@ def load(model: str, *, revision: str | None, device: str, compute_type: str, th
     whisper = ctranslate2.models.Whisper(
         str(folder), device=kind, device_index=index, compute_type=compute, inter_threads=workers, intra_threads=1
     )
-    vocabulary = Vocabulary.read(folder / "tokenizer.json", multilingual=whisper.is_multilingual)
+    vocabulary = Vocabulary.read(folder / "tokenizer.json", multilingual=whisper.is_multilingual, terms=prompt)
     quantization = None if compute == "float32" else compute
     ref = EngineRef(name="ctranslate2", model=model, revision=revision, quantization=quantization)
     loaded = CTranslate2Whisper(whisper, vocabulary, ref, workers=workers, batched=kind == "cuda")
@@ -92,7 +98,7 @@ class CTranslate2Whisper:
     def _hear(self, asks: list[_Ask]) -> list[HeardChunk]:
         encoded = self._whisper.encode(_storage(asks))
         languages = self._languages(encoded, asks)
-        heard = self._generate(encoded, languages, beam_size=1)
+        heard = self._generate(encoded, languages, self._vocabulary.before(), beam_size=1)
         return [
             self._finish(ask, one, tokens, encoded if len(asks) == 1 else None)
             for ask, (one, tokens) in zip(asks, heard, strict=True)
@@ -107,12 +113,19 @@ class CTranslate2Whisper:
         return [ask.language or found[0][0][2:-2] for ask, found in zip(asks, detected, strict=True)]
 
     def _generate(
-        self, encoded: ctranslate2.StorageView, languages: list[str], *, beam_size: int, no_repeat_ngram_size: int = 0
-    ) -> list[tuple[HeardChunk, list[int]]]:
-        """What was heard, without words, and the text's tokens."""
+        self,
+        encoded: ctranslate2.StorageView,
+        languages: list[str],
+        before: list[int],
+        *,
+        beam_size: int,
+        no_repeat_ngram_size: int = 0,
+    ) -> list[Decoded]:
+        """What was heard, without words, and the text's tokens; ``before`` is what the model is told was said."""
+        asked = [[*before, *self._vocabulary.prompt(one), self._vocabulary.no_timestamps()] for one in languages]
         results = self._whisper.generate(
             encoded,
-            [[*self._vocabulary.prompt(language), self._vocabulary.no_timestamps()] for language in languages],
+            asked,
             beam_size=beam_size,
             no_repeat_ngram_size=no_repeat_ngram_size,
             max_length=whisper_text.MAX_TOKENS,
@@ -121,7 +134,7 @@ class CTranslate2Whisper:
         )
         return [self._heard(result, language) for result, language in zip(results, languages, strict=True)]
 
-    def _heard(self, result: ctranslate2.models.WhisperGenerationResult, language: str) -> tuple[HeardChunk, list[int]]:
+    def _heard(self, result: ctranslate2.models.WhisperGenerationResult, language: str) -> Decoded:
         tokens = list(result.sequences_ids[0])
         # the score is a mean over the tokens without the end mark, which was chosen too
         mean_logprob = result.scores[0] * len(tokens) / (len(tokens) + 1)
@@ -137,36 +150,38 @@ class CTranslate2Whisper:
     def _finish(
         self, ask: _Ask, heard: HeardChunk, tokens: list[int], encoded: ctranslate2.StorageView | None
     ) -> HeardChunk:
-        """Break a loop and add word times; both for this window alone."""
-        loops = whisper_text.repeats(heard.text)
-        if not loops and not ask.words:
-            return heard
-        alone = self._whisper.encode(_storage([ask])) if encoded is None else encoded
-        if loops:
-            heard, tokens = self._again(alone, heard, tokens)
-        return replace(heard, words=self._words(ask, alone, heard, tokens)) if ask.words else heard
+        """Guard against made-up text and add word times; both for this window alone."""
 
-    def _again(
-        self, encoded: ctranslate2.StorageView, first: HeardChunk, tokens: list[int]
-    ) -> tuple[HeardChunk, list[int]]:
-        second, second_tokens = self._generate(
-            encoded,
-            [first.language or ""],
-            beam_size=whisper_text.RETRY_BEAM,
-            no_repeat_ngram_size=whisper_text.RETRY_NO_REPEAT_NGRAM,
-        )[0]
-        if whisper_text.compression_ratio(second.text) < whisper_text.compression_ratio(first.text):
-            first, tokens = second, second_tokens
-        return replace(first, warnings=(WarningCode.REPETITION.value,)), tokens
+        @cache
+        def alone() -> ctranslate2.StorageView:
+            return self._whisper.encode(_storage([ask])) if encoded is None else encoded
+
+        def again(no_repeat_ngram_size: int) -> Decoded:
+            # without the terms: they may be what led the model astray
+            [decoded] = self._generate(
+                alone(),
+                [heard.language or ""],
+                [],
+                beam_size=invented.RETRY_BEAM,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+            )
+            return decoded
+
+        sounding_seconds = pauses.sounding_seconds(pauses.frame_levels(ask.chunk))
+        believed, tokens = invented.guarded((heard, tokens), sounding_seconds, again)
+        return replace(believed, words=self._words(ask, alone, believed, tokens)) if ask.words else believed
 
     def _words(
-        self, ask: _Ask, encoded: ctranslate2.StorageView, heard: HeardChunk, tokens: list[int]
+        self, ask: _Ask, encoded: Callable[[], ctranslate2.StorageView], heard: HeardChunk, tokens: list[int]
     ) -> tuple[HeardWord, ...]:
         if not tokens:
             return ()
         language = heard.language or ""
         aligned = self._whisper.align(
-            encoded, self._vocabulary.prompt(language), [tokens], whisper_text.mel_frames(ask.chunk)
+            encoded(),
+            [*self._vocabulary.before(), *self._vocabulary.prompt(language)],
+            [tokens],
+            whisper_text.mel_frames(ask.chunk),
         )[0]
         path = np.array(aligned.alignments, np.intp).reshape(-1, 2)
         audio_seconds = len(ask.chunk) / SAMPLE_RATE

@@ -17,12 +17,13 @@ import numpy as np
 
 from consumer.core.batcher import BUCKET_SECONDS, BatchLimits
 from consumer.core.ctc import CtcFamily
-from consumer.core.hearing import PCM_TYPE, Family, HeardChunk, ModelInfo, Pcm, Span
+from consumer.core.hearing import PCM_TYPE, Family, HeardChunk, ModelInfo, Pcm, Span, Stretches
 from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
 from consumer.engines.children import IN_FLIGHT, EngineChildren
 from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
+from consumer.engines.silence_gate import SilenceGate, has_gate
 from consumer.engines.wire import ChunkAsk, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
 from consumer.settings import Settings
@@ -64,6 +65,7 @@ class LocalEngine:
         self._observe = observe
         self._family = _family(settings)
         self._children = EngineChildren(settings, _bucket_lengths(settings), loader)
+        self._gate = SilenceGate(settings.engine_timeout_seconds) if has_gate(settings) else None
         self._loaded: _Loaded | None = None
         self._probe_file: IO[bytes] | None = None
 
@@ -111,8 +113,17 @@ class LocalEngine:
         return code
 
     async def start(self) -> None:
-        """Start a child for each device and wait for all. Raises ReasonedError if one cannot start; none is left."""
-        told = await self._children.start()
+        """Start a child for each device, and the gate's; wait for all.
+
+        Raises ReasonedError if one cannot start; none is left.
+        """
+        try:
+            if self._gate is not None:
+                await self._gate.start()
+            told = await self._children.start()
+        except BaseException:
+            await self._stop_children()
+            raise
         info = info_from_wire(told)
         limits = _limits(self._settings, told["device"], info)
         dispatcher: Dispatcher[ChunkAsk, HeardChunk] = Dispatcher(
@@ -141,13 +152,13 @@ class LocalEngine:
             self._probe_file.close()
         if self._loaded:
             await self._loaded.dispatcher.stop()
-        await self._children.stop()
+        await self._stop_children()
 
     async def transcribe(self, recording: Recording, wish: Wish) -> Heard:
         loaded = self._up()
         language = self.language_of(wish)
         began = self._clock()
-        spans = await asyncio.to_thread(_plan, loaded.family, recording)
+        spans, skipped = await self._plan(loaded.family, recording)
         if not spans:
             return self._silent(recording, language)
         tasks: list[asyncio.Task[Served[HeardChunk]]] = []
@@ -155,7 +166,7 @@ class LocalEngine:
             async with asyncio.TaskGroup() as group:
                 turn = asyncio.Semaphore(loaded.chunks_at_once)
                 for span in spans:
-                    ask = ChunkAsk(recording.pcm_path, span.start, span.stop, language, span.words)
+                    ask = ChunkAsk(recording.pcm_path, span.start, span.stop, language, span.words, span.left_out)
                     tasks.append(group.create_task(_in_turn(turn, loaded.dispatcher, ask, wish)))
         except ExceptionGroup as failures:
             error = _worst(failures)
@@ -168,15 +179,34 @@ class LocalEngine:
         )
         if recognised.language is None:
             recognised = recognised.model_copy(update={"language": language})
+        if skipped:
+            warnings = [*recognised.warnings, WarningCode.SILENCE_SKIPPED.value]
+            recognised = recognised.model_copy(update={"warnings": warnings})
         attempt = self._attempt(recording, "ok", served, self._clock() - began)
         infer_seconds = _busy_seconds(served)
         elapsed = max(one.finished for one in served) - min(one.submitted for one in served)
         return Heard(recognised, attempt.cost_usd, [attempt], max(0.0, elapsed - infer_seconds), infer_seconds)
 
+    async def _plan(self, family: Family, recording: Recording) -> tuple[list[Span], bool]:
+        """The recording's spans, none if it is silent; and whether the gate has left something out of them."""
+        samples = await asyncio.to_thread(_samples, recording)
+        if samples is None:
+            return [], False
+        left_out: Stretches | None = None
+        if self._gate is not None:
+            left_out = await self._gate.left_out(recording, samples)
+        return await asyncio.to_thread(family.plan, samples, left_out), bool(left_out)
+
     def _up(self) -> _Loaded:
         if self._loaded is None:
             raise TransientError(Reason.ENGINE_FAILED, "the engine is not started; start it first")
         return self._loaded
+
+    async def _stop_children(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._children.stop())
+            if self._gate is not None:
+                group.create_task(self._gate.stop())
 
     def _attempt(self, recording: Recording, outcome: str, served: list[Served[HeardChunk]], seconds: float) -> Attempt:
         """The ledger line: the recording's share of engine time at the settings' price."""
@@ -252,26 +282,25 @@ def _chunks_at_once(limits: BatchLimits, chunk_seconds: float, device: str) -> i
     return max(1, min(batch_chunks, limits.max_chunks)) * (1 if device == "cpu" else 2)
 
 
-def _plan(family: Family, recording: Recording) -> list[Span]:
-    """The recording's spans; none if every sample is zero. Reads the file: not on the loop."""
+def _samples(recording: Recording) -> Pcm | None:
+    """A map of the recording's samples; None if every one is zero. Reads the file: not on the loop."""
     if recording.samples == 0:
-        return []
+        return None
     try:
         samples: Pcm = np.memmap(recording.pcm_path, PCM_TYPE, mode="r", shape=(recording.samples,))
     except (OSError, ValueError) as error:
         raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
     blocks = range(0, recording.samples, _SILENCE_BLOCK)
     if not any(np.any(samples[start : start + _SILENCE_BLOCK]) for start in blocks):
-        return []
-    return family.plan(samples)
+        return None
+    return samples
 
 
 async def _in_turn(
     turn: asyncio.Semaphore, dispatcher: Dispatcher[ChunkAsk, HeardChunk], ask: ChunkAsk, wish: Wish
 ) -> Served[HeardChunk]:
     async with turn:
-        seconds = (ask.stop - ask.start) / SAMPLE_RATE
-        return await dispatcher.submit(ask, seconds, urgency=wish.urgency, begins=wish.begins)
+        return await dispatcher.submit(ask, ask.audio_seconds, urgency=wish.urgency, begins=wish.begins)
 
 
 def _worst(failures: ExceptionGroup[Exception]) -> ReasonedError:

@@ -5,6 +5,8 @@ time-stamp tokens. After it, one pass over the finished tokens says how likely t
 """
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +18,27 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from consumer.core import invented, pauses
 from consumer.core.hearing import HeardChunk, HeardWord, ModelInfo, Pcm, Samples, to_samples
+from consumer.core.invented import Decoded
 from consumer.core.model import SAMPLE_RATE
-from consumer.engines import whisper_text
+from consumer.engines import whisper_cache, whisper_text
 from consumer.engines.whisper_alignment import align
+from consumer.engines.whisper_cache import STATIC_ROWS, Cache
 from consumer.engines.whisper_text import Vocabulary
-from schemas.codes import WarningCode
 from schemas.models import EngineRef
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load(model: str, *, revision: str | None, device: str, compute_type: str, threads: int) -> "TransformersWhisper":
+def load(
+    model: str, *, revision: str | None, device: str, compute_type: str, threads: int, prompt: str | None = None
+) -> "TransformersWhisper":
     """Load a Whisper from the hub or a local folder and warm it up.
 
     ``device`` is ``auto``, ``cpu`` or ``cuda:<n>``; ``compute_type`` ``auto`` means bfloat16 on a GPU, float32 on a
-    CPU; ``threads`` are the CPU's, 0: all cores. Raises ValueError for what this engine does not serve.
+    CPU; ``threads`` are the CPU's, 0: all cores; ``prompt`` gives names and terms in their spelling.
+    Raises ValueError for what this engine does not serve.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -50,7 +57,7 @@ def load(model: str, *, revision: str | None, device: str, compute_type: str, th
         model, dtype=_TYPES[compute_type], attn_implementation="sdpa", **source
     )
     tokenizer = Path(cached_file(model, "tokenizer.json", **source))
-    vocabulary = Vocabulary.read(tokenizer, multilingual=_is_multilingual(network))
+    vocabulary = Vocabulary.read(tokenizer, multilingual=_is_multilingual(network), terms=prompt)
     ref = EngineRef(
         name="whisper",
         model=model,
@@ -59,6 +66,8 @@ def load(model: str, *, revision: str | None, device: str, compute_type: str, th
     )
     extractor = WhisperFeatureExtractor.from_pretrained(model, **source)
     loaded = TransformersWhisper(network.to(device).eval(), extractor, vocabulary, ref)
+    if whisper_cache.may_be_static(device):
+        loaded.choose_cache()
     loaded.recognise([np.zeros(SAMPLE_RATE, np.int16)], [None], [True])
     return loaded
 
@@ -73,7 +82,22 @@ class TransformersWhisper:
         self._vocabulary = vocabulary
         self._heads = _alignment_heads(network)
         self._generation = _generation_config(network, vocabulary)
+        self._cache: Cache = "dynamic"
+        self._most_tokens = min(whisper_text.MAX_TOKENS, int(network.config.max_target_positions))
         self._silenced = torch.tensor(self._generation.suppress_tokens or [], device=network.device, dtype=torch.long)
+
+    @torch.inference_mode()
+    def choose_cache(self) -> None:
+        """Measure which cache decodes a full batch of the longest texts quicker, and keep to that one."""
+        encoded = self._encode([np.zeros(SAMPLE_RATE, np.float32)] * STATIC_ROWS)
+        language = self._vocabulary.languages[0]
+        asked = [*self._vocabulary.before(), *self._vocabulary.prompt(language), self._vocabulary.no_timestamps()]
+
+        def run(cache: Cache) -> Callable[[], object]:
+            least = self._room(asked)
+            return lambda: self._decoded(encoded, [asked] * STATIC_ROWS, cache, min_new_tokens=least)
+
+        self._cache = whisper_cache.quicker({"dynamic": run("dynamic"), "static": run("static")}, time.monotonic)
 
     @torch.inference_mode()
     def recognise(self, pcm: list[Pcm], languages: list[str | None], words: list[bool]) -> list[HeardChunk]:
@@ -83,14 +107,23 @@ class TransformersWhisper:
         chunks = [to_samples(chunk) for chunk in pcm]
         encoded = self._encode(chunks)
         spoken = self._languages(encoded, languages)
-        heard = self._generate(encoded, spoken)
-        answers: list[HeardChunk] = []
-        for index, (chunk, (answer, tokens), wanted) in enumerate(zip(chunks, heard, words, strict=True)):
-            own, said = encoded[index : index + 1], (answer, tokens)
-            if whisper_text.repeats(answer.text):
-                said = self._again(own, *said)
-            answers.append(replace(said[0], words=self._words(own, chunk, *said)) if wanted else said[0])
-        return answers
+        heard = self._generate(encoded, spoken, self._vocabulary.before())
+        return [
+            self._finish(encoded[index : index + 1], chunk, decoded, words=wanted)
+            for index, (chunk, decoded, wanted) in enumerate(zip(chunks, heard, words, strict=True))
+        ]
+
+    def _finish(self, encoded: torch.Tensor, chunk: Samples, decoded: Decoded, *, words: bool) -> HeardChunk:
+        """Guard against made-up text and add word times; both for this window alone."""
+
+        def again(no_repeat_ngram_size: int) -> Decoded:
+            options = {"num_beams": invented.RETRY_BEAM, "no_repeat_ngram_size": no_repeat_ngram_size}
+            # without the terms: they may be what led the model astray
+            return self._generate(encoded, [decoded[0].language or ""], [], **options)[0]
+
+        sounding_seconds = pauses.sounding_seconds(pauses.frame_levels(chunk))
+        believed, tokens = invented.guarded(decoded, sounding_seconds, again)
+        return replace(believed, words=self._words(encoded, chunk, believed, tokens)) if words else believed
 
     def _encode(self, chunks: list[Samples]) -> torch.Tensor:
         windows = [whisper_text.in_window(chunk) for chunk in chunks]
@@ -110,31 +143,46 @@ class TransformersWhisper:
         return [wish or codes[ids[best]] for wish, best in zip(wished, detected, strict=True)]
 
     def _generate(
-        self, encoded: torch.Tensor, languages: list[str], **options: int
-    ) -> list[tuple[HeardChunk, list[int]]]:
-        """What was heard, without words, and the text's tokens."""
-        prompts = [[*self._vocabulary.prompt(language), self._vocabulary.no_timestamps()] for language in languages]
-        # the plain generation: Whisper's own adds a search over windows and temperatures that does not batch
-        sequences = GenerationMixin.generate(
-            self._network,
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
-            decoder_input_ids=torch.tensor(prompts, device=encoded.device),
-            generation_config=self._generation,
-            **options,
-        ).tolist()
+        self, encoded: torch.Tensor, languages: list[str], before: list[int], **options: int
+    ) -> list[Decoded]:
+        """What was heard, without words, and the text's tokens; ``before`` is what the model is told was said."""
+        prompts = [[*before, *self._vocabulary.prompt(one), self._vocabulary.no_timestamps()] for one in languages]
+        fits = not options and len(prompts) <= STATIC_ROWS  # a second hearing has other rows: its beams
+        cache = self._cache if fits else "dynamic"
+        sequences = self._decoded(encoded, prompts, cache, **options)
         end, asked = self._vocabulary.end(), len(prompts[0])
         for sequence in sequences:
             if end in sequence[asked:]:
                 del sequence[sequence.index(end, asked) + 1 :]
-        likely = self._likelihoods(encoded, sequences, asked)
+        likely = self._likelihoods(encoded, sequences, asked, start=len(before))
         return [
             self._heard(sequence[asked:], language, *measures)
             for sequence, language, measures in zip(sequences, languages, likely, strict=True)
         ]
 
-    def _heard(
-        self, tokens: list[int], language: str, mean_logprob: float, no_speech: float
-    ) -> tuple[HeardChunk, list[int]]:
+    def _decoded(
+        self, encoded: torch.Tensor, prompts: list[list[int]], cache: Cache, **options: int
+    ) -> list[list[int]]:
+        """Prompt, text and padding of each row."""
+        rows = len(prompts)
+        spare = STATIC_ROWS - rows if cache == "static" else 0
+        # the plain generation: Whisper's own adds a search over windows and temperatures that does not batch
+        sequences: list[list[int]] = GenerationMixin.generate(
+            self._network,
+            encoder_outputs=BaseModelOutput(last_hidden_state=torch.cat([encoded, *[encoded[:1]] * spare])),
+            decoder_input_ids=torch.tensor([*prompts, *prompts[:1] * spare], device=encoded.device),
+            generation_config=self._generation,
+            cache_implementation="static" if cache == "static" else None,
+            max_new_tokens=self._room(prompts[0]),
+            **options,
+        ).tolist()
+        return sequences[:rows]
+
+    def _room(self, asked: list[int]) -> int:
+        """Tokens that an answer may have."""
+        return min(whisper_text.MAX_TEXT_TOKENS, self._most_tokens - len(asked))
+
+    def _heard(self, tokens: list[int], language: str, mean_logprob: float, no_speech: float) -> Decoded:
         chunk = HeardChunk(
             text=self._vocabulary.text(tokens),
             mean_logprob=mean_logprob,
@@ -144,31 +192,25 @@ class TransformersWhisper:
         )
         return chunk, self._vocabulary.spoken(tokens)
 
-    def _likelihoods(self, encoded: torch.Tensor, sequences: list[list[int]], asked: int) -> list[tuple[float, float]]:
-        """For each sequence the mean log-probability of its answer, and the probability that nobody speaks."""
+    def _likelihoods(
+        self, encoded: torch.Tensor, sequences: list[list[int]], asked: int, *, start: int
+    ) -> list[tuple[float, float]]:
+        """For each sequence the mean log-probability of its answer, and the probability that nobody speaks.
+
+        ``asked`` tokens of it were given, of them ``start`` before the start mark, whose answer tells of speech.
+        """
         longest = max(map(len, sequences))
         padded = [[*sequence, *[self._vocabulary.end()] * (longest - len(sequence))] for sequence in sequences]
         states = self._decode(torch.tensor(padded, device=encoded.device), encoded).last_hidden_state
         measured: list[tuple[float, float]] = []
         for state, sequence in zip(states, sequences, strict=True):
             logits = self._network.proj_out(state[: len(sequence)]).float()
-            no_speech = logits[0].softmax(dim=-1)[self._vocabulary.no_speech()]
+            no_speech = logits[start].softmax(dim=-1)[self._vocabulary.no_speech()]
             logits[:, self._silenced] = -torch.inf
             chosen = torch.tensor(sequence[asked:], device=encoded.device)
             logprobs = logits[asked - 1 : -1].log_softmax(dim=-1).gather(1, chosen[:, None])
             measured.append((float(logprobs.mean()), float(no_speech)))
         return measured
-
-    def _again(self, encoded: torch.Tensor, first: HeardChunk, tokens: list[int]) -> tuple[HeardChunk, list[int]]:
-        second, second_tokens = self._generate(
-            encoded,
-            [first.language or ""],
-            num_beams=whisper_text.RETRY_BEAM,
-            no_repeat_ngram_size=whisper_text.RETRY_NO_REPEAT_NGRAM,
-        )[0]
-        if whisper_text.compression_ratio(second.text) < whisper_text.compression_ratio(first.text):
-            first, tokens = second, second_tokens
-        return replace(first, warnings=(WarningCode.REPETITION.value,)), tokens
 
     def _words(
         self, encoded: torch.Tensor, chunk: Samples, heard: HeardChunk, tokens: list[int]
@@ -176,7 +218,7 @@ class TransformersWhisper:
         if not tokens:
             return ()
         language = heard.language or ""
-        asked = [*self._vocabulary.prompt(language), self._vocabulary.no_timestamps()]
+        asked = [*self._vocabulary.before(), *self._vocabulary.prompt(language), self._vocabulary.no_timestamps()]
         self._network.set_attn_implementation("eager")  # the fused kernels keep their attention to themselves
         try:
             ids = torch.tensor([[*asked, *tokens]], device=encoded.device)
@@ -213,7 +255,6 @@ def _alignment_heads(network: Any) -> list[tuple[int, int]]:
 def _generation_config(network: Any, vocabulary: Vocabulary) -> GenerationConfig:
     own = network.generation_config
     return GenerationConfig(
-        max_length=min(whisper_text.MAX_TOKENS, network.config.max_target_positions),
         do_sample=False,
         num_beams=1,
         eos_token_id=vocabulary.end(),

@@ -1,11 +1,9 @@
-"""The text side of Whisper, the same for both of its engines: prompts, words in time, and loops.
+"""The text side of Whisper, the same for both of its engines: prompts, and words in time.
 
 Runs in the engine child. No weights here.
 """
 
-import re
 import string
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +23,10 @@ TOKEN_SECONDS = 0.02
 """One encoder position, and so the grain of word times."""
 MAX_TOKENS = 448
 """Prompt and text together."""
-MAX_COMPRESSION_RATIO = 2.4
-"""Text that compresses better than this may be a loop (OpenAI's own threshold)."""
-RETRY_BEAM = 5
-RETRY_NO_REPEAT_NGRAM = 3
-_THRICE = re.compile(r"(\w.+?)\1\1")
+MAX_TEXT_TOKENS = MAX_TOKENS // 2
+"""Text alone, as CTranslate2 has it, the end mark included."""
+MAX_TERMS_TOKENS = MAX_TEXT_TOKENS - 1
+"""What comes before the text of a window; of longer terms the last ones count, as OpenAI does it."""
 _MARKS = frozenset(string.punctuation + "。，！？：、”’…")
 
 
@@ -40,15 +37,16 @@ class Vocabulary:
     tokenizer: tokenizers.Tokenizer
     languages: tuple[str, ...]
     """The model's own codes; ("en",) for a model of one language."""
+    terms: tuple[int, ...] = ()
+    """What the model is told was said before: names and terms in their spelling."""
 
     @classmethod
-    def read(cls, path: Path, *, multilingual: bool) -> "Vocabulary":
+    def read(cls, path: Path, *, multilingual: bool, terms: str | None = None) -> "Vocabulary":
         """From a ``tokenizer.json``."""
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        if not multilingual:
-            return cls(tokenizer, ("en",))
         known = tuple(code for code in _LANGUAGE_CODES if tokenizer.token_to_id(f"<|{code}|>") is not None)
-        return cls(tokenizer, known)
+        said = tokenizer.encode(f" {terms.strip()}", add_special_tokens=False).ids if terms and terms.strip() else []
+        return cls(tokenizer, known if multilingual else ("en",), tuple(said[-MAX_TERMS_TOKENS:]))
 
     @property
     def multilingual(self) -> bool:
@@ -57,6 +55,10 @@ class Vocabulary:
     def prompt(self, language: str) -> list[int]:
         """What the model is asked with: the start, and for many languages which one and what for."""
         return list(self._in(language).sot_sequence)
+
+    def before(self) -> list[int]:
+        """What goes before ``prompt``: the terms; nothing without terms."""
+        return [self._id("<|startofprev|>"), *self.terms] if self.terms else []
 
     def no_timestamps(self) -> int:
         return int(self._id("<|notimestamps|>"))
@@ -129,19 +131,6 @@ def in_window(chunk: Samples) -> Samples:
 def mel_frames(chunk: Samples) -> int:
     """How many of a window's 3000 frames the chunk fills; at least two, one encoder position."""
     return max(2, min(WINDOW_FRAMES, -(-len(chunk) // MEL_HOP_SAMPLES)))
-
-
-def repeats(text: str) -> bool:
-    """Whether the text loops: it compresses as loops do, and says something three times in a row.
-
-    The second condition spares speakers who come back to whole sentences; forbidding repeats would garble those.
-    """
-    return compression_ratio(text) > MAX_COMPRESSION_RATIO and _THRICE.search(text.casefold()) is not None
-
-
-def compression_ratio(text: str) -> float:
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def _joined(pieces: list[HeardWord], *, spaced: bool) -> tuple[HeardWord, ...]:

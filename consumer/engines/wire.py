@@ -5,11 +5,12 @@ Both directions of each value stand side by side. Audio never travels: a chunk i
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from consumer.core.hearing import PCM_TYPE, HeardChunk, HeardWord, ModelInfo, Pcm
+from consumer.core.hearing import PCM_TYPE, HeardChunk, HeardWord, ModelInfo, Pcm, Stretches, without
+from consumer.core.model import SAMPLE_RATE
 from consumer.errors import ReasonedError, RecordingError, TransientError
 from schemas.codes import Reason
 from schemas.models import EngineRef
@@ -27,24 +28,37 @@ class ChunkAsk:
     stop: int
     language: str | None = None
     words: bool = False
+    left_out: Stretches = ()
+    """Silence within that the chunk does not hold, in samples of the file."""
+
+    @property
+    def audio_seconds(self) -> float:
+        return sum(stop - start for start, stop in without(self.start, self.stop, self.left_out)) / SAMPLE_RATE
 
     def to_wire(self) -> dict[str, Any]:
         return {**asdict(self), "pcm_path": str(self.pcm_path.absolute())}
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> "ChunkAsk":
-        return cls(**{**data, "pcm_path": Path(data["pcm_path"])})
+        left_out = tuple((start, stop) for start, stop in data["left_out"])
+        return cls(**{**data, "pcm_path": Path(data["pcm_path"]), "left_out": left_out})
 
     def read(self) -> Pcm:
         """The samples. Raises TransientError where the file is gone or too short: then nobody waits for it any more."""
         try:
             with self.pcm_path.open("rb") as file:
-                samples = np.fromfile(file, PCM_TYPE, self.stop - self.start, offset=self.start * PCM_TYPE.itemsize)
+                parts = [_part(file, start, stop) for start, stop in without(self.start, self.stop, self.left_out)]
         except OSError as error:
             raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
-        if samples.size != self.stop - self.start:
+        samples = np.concatenate([np.empty(0, PCM_TYPE), *parts])
+        if samples.size != round(self.audio_seconds * SAMPLE_RATE):
             raise TransientError(Reason.ENGINE_FAILED, "the file of decoded samples was cut short; decode it again")
         return samples
+
+
+def _part(file: BinaryIO, start: int, stop: int) -> Pcm:
+    file.seek(start * PCM_TYPE.itemsize)
+    return np.fromfile(file, PCM_TYPE, stop - start)
 
 
 def info_to_wire(info: ModelInfo) -> dict[str, Any]:

@@ -26,7 +26,8 @@ LOADERS = {
     "whisper": "consumer.engines.whisper:load",
     "ctranslate2": "consumer.engines.ctranslate2:load",
 }
-"""Where each kind of engine is loaded; ``load(model, *, revision, device, compute_type, threads) -> Model``."""
+"""Where each kind of engine is loaded: ``load(model, *, revision, device, compute_type, threads, **options) -> Model``.
+Options are a kind's own."""
 
 EXIT_UNTRUSTED = 86
 """The accelerator failed: its context is poisoned for the rest of the process's life."""

@@ -5,12 +5,16 @@ from typing import cast
 
 import numpy as np
 import pytest
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from consumer.core import invented
 from consumer.core.hearing import HeardChunk, Model, Samples, to_pcm
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.whisper import WINDOW_SAMPLES
-from consumer.engines import ctranslate2, whisper, whisper_text
+from consumer.engines import ctranslate2, whisper
+from consumer.engines.whisper_text import Vocabulary
 from schemas.codes import WarningCode
+from schemas.models import EngineRef
 from tests.support.recordings import Spoken, recordings, word_error_rate
 from tests.support.whisper_weights import ct2_as_if_multilingual, ct2_tiny_en, hf_as_if_multilingual, hf_tiny_en
 
@@ -144,7 +148,7 @@ def test_a_loop_is_decoded_again_and_reported(
     model: Model, alone: list[HeardChunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # ordinary sentences count as loops here, so that the second decoding runs on sound that is known
-    monkeypatch.setattr(whisper_text, "repeats", lambda text: bool(text))
+    monkeypatch.setattr(invented, "repeats", lambda text: bool(text))
     chunks = [spoken.samples for spoken in recordings()[:2]]
 
     answers = _hear(model, chunks, words=True)
@@ -233,3 +237,74 @@ def test_chunks_of_one_batch_may_have_different_languages(multilingual: Model) -
     assert wished[2].language in (multilingual.info.languages or ())
     assert [heard.text for heard in wished] == [heard.text for heard in alone]
     assert word_error_rate([spoken.text], [wished[0].text]) < 0.2
+
+
+def test_a_language_is_detected_alike_alone_and_in_a_batch(multilingual: Model) -> None:
+    chunks = [to_pcm(spoken.samples) for spoken in recordings()]
+
+    together = multilingual.recognise(chunks, [None] * 5, [False] * 5)
+    alone = [multilingual.recognise([chunk], [None], [False])[0] for chunk in chunks]
+
+    assert [heard.language for heard in together] == [heard.language for heard in alone]
+    assert [heard.text for heard in together] == [heard.text for heard in alone]
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "whisper"])
+def test_a_prompt_steers_the_spelling_and_is_no_part_of_the_text(engine: str) -> None:
+    terms = "A letter to Mr. Jon Dashwoode of Norland."
+    told: Model
+    if engine == "whisper":
+        folder = str(hf_tiny_en())
+        told = whisper.load(folder, revision=None, device="cpu", compute_type="float32", threads=2, prompt=terms)
+    else:
+        folder = str(ct2_tiny_en())
+        told = ctranslate2.load(folder, revision=None, device="cpu", compute_type="float32", threads=2, prompt=terms)
+
+    first, second = _hear(told, [recordings()[0].samples, recordings()[4].samples], words=True)
+
+    assert first.text.startswith("And Mr. Jon Dashwoode had then leisure")
+    assert word_error_rate([recordings()[4].text], [second.text]) < 0.1
+    assert first.words is not None
+    assert [word.text for word in first.words][:4] == ["And", "Mr.", "Jon", "Dashwoode"]
+    assert min(word.confidence or 0.0 for word in first.words[2:4]) > 0.5
+    times = [time for word in first.words for time in (word.start_seconds, word.end_seconds)]
+    assert times == sorted(times)
+
+
+def test_a_prompt_as_long_as_can_be_leaves_room_for_the_text() -> None:
+    told = ctranslate2.load(
+        str(ct2_tiny_en()), revision=None, device="cpu", compute_type="int8", threads=2, prompt="Mr. Dashwood. " * 200
+    )
+
+    [heard] = _hear(told, [recordings()[0].samples])
+
+    assert heard.text.endswith("for them.")
+
+
+def test_a_static_cache_hears_the_same_as_a_growing_one(alone: list[HeardChunk], model: Model) -> None:
+    if not isinstance(model, whisper.TransformersWhisper):
+        return
+    model._cache = "static"
+    try:
+        [first, second] = _hear(model, [spoken.samples for spoken in recordings()[:2]])
+    finally:
+        model._cache = "dynamic"
+
+    assert [first.text, second.text] == [heard.text for heard in alone[:2]]
+    assert [first.tokens, second.tokens] == [heard.tokens for heard in alone[:2]]
+
+
+def test_the_choice_of_a_cache_runs_both() -> None:
+    config = WhisperConfig(
+        vocab_size=51864, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_target_positions=24,
+        bos_token_id=50256, eos_token_id=50256, pad_token_id=50256, decoder_start_token_id=50257,
+    )  # fmt: skip
+    vocabulary = Vocabulary.read(hf_tiny_en() / "tokenizer.json", multilingual=False)
+    network = WhisperForConditionalGeneration(config).eval()
+    ref = EngineRef(name="whisper", model="made")
+    tiny = whisper.TransformersWhisper(network, WhisperFeatureExtractor(), vocabulary, ref)
+
+    tiny.choose_cache()
+
+    assert tiny._cache in ("dynamic", "static")

@@ -187,3 +187,28 @@ def test_chunks_that_agree_nowhere_are_joined_with_a_warning() -> None:
 def test_a_recording_without_words_says_so() -> None:
     merged = CtcFamily(5.0, 1.0).merge([Span(0, 300)], [heard(frames(""))], INFO, 0.02)
     assert (merged.text, merged.words, merged.confidence, merged.warnings) == ("", [], None, ["no_speech"])
+
+
+def test_what_the_gate_leaves_out_is_in_no_chunk_and_parts_the_words_beside_it() -> None:
+    family, total = CtcFamily(5.0, 1.0), 320 * 2000
+    gone = ((0, 320 * 100 + 160), (320 * 300, 320 * 900 + 160), (320 * 1900, total))
+    said = frames("_" * 100 + "H" * 10 + "E" * 190 + "_" * 600 + "L" * 10 + "O" * 990 + "_" * 100)
+
+    spans = family.plan(np.zeros(total, np.float32), gone)
+    answers = [heard(said[span.start // 320 :][: frame_count(span.stop - span.start)]) for span in spans]
+    merged = family.merge(spans, answers, INFO, total / SAMPLE_RATE)
+
+    covered = np.zeros(total, bool)
+    for span in spans:
+        covered[span.start : span.stop] = True
+    assert not any(covered[start : stop - 320].any() for start, stop in gone)
+    assert covered[320 * 101 : 320 * 300].all()
+    assert covered[320 * 901 : 320 * 1900].all()
+    assert (merged.text, merged.warnings) == ("HE LO", [])
+    assert merged.words is not None
+    assert merged.words[0].start_seconds == pytest.approx(2.0, abs=0.05)
+    assert merged.words[1].start_seconds == pytest.approx(18.0, abs=0.05)
+
+
+def test_a_recording_of_silence_alone_has_no_chunks() -> None:
+    assert CtcFamily(5.0, 1.0).plan(np.zeros(50_000, np.float32), ((0, 50_000),)) == []

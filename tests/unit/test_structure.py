@@ -26,7 +26,12 @@ LAYERS = (
     {"consumer.workers", "consumer.dedup"},
     {"consumer.audio", "consumer.engines", "consumer.kafka", "consumer.settled"},
     # each child process is put together in a module of its own, as the service is in consumer.service
-    {"consumer.workers.decode_child", "consumer.workers.engine_child", "consumer.pipeline"},
+    {
+        "consumer.workers.decode_child",
+        "consumer.workers.engine_child",
+        "consumer.workers.vad_child",
+        "consumer.pipeline",
+    },
     {"consumer.service"},
     {"consumer.cli"},
 )

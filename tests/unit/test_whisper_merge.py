@@ -141,7 +141,7 @@ def test_what_only_one_of_two_overlapping_windows_heard_is_kept(deaf: str) -> No
     spans = [_span(0, 10, words=True), _span(8, 18, words=True)]
     left = _heard([HeardWord("he", 8.3, 8.5), HeardWord("was", 9.1, 9.4)])
     right = _heard([HeardWord("he", 0.3, 0.5), HeardWord("was", 1.1, 1.4)])
-    nothing = _text("you", no_speech_probability=0.95, tokens=2)
+    nothing = _text("", no_speech_probability=0.95, tokens=2)
     heard = [nothing, right] if deaf == "left" else [left, nothing]
 
     merged = FAMILY.merge(spans, heard, INFO, 18.0)
@@ -166,26 +166,32 @@ def test_a_recording_without_windows_has_no_text_and_says_why() -> None:
     assert merged.audio_seconds == 60.0
 
 
-@pytest.mark.parametrize(
-    ("text", "no_speech", "mean_logprob", "tokens", "kept"),
-    [
-        ("you", 0.95, -0.4, 2, False),
-        ("Thank you.", 0.9, -0.3, 4, False),
-        ("One whole sentence that nobody said.", 0.7, -1.4, 9, False),
-        ("...", 0.1, -0.2, 2, False),
-        ("Yes.", 0.65, -0.5, 3, True),
-        ("One whole sentence over loud music.", 0.9, -0.4, 9, True),
-    ],
-)
-def test_what_whisper_hears_in_noise_is_left_out(
-    text: str, no_speech: float, mean_logprob: float, tokens: int, kept: bool
-) -> None:
-    heard = _text(text, no_speech_probability=no_speech, mean_logprob=mean_logprob, tokens=tokens)
+def test_a_window_without_words_adds_nothing() -> None:
+    spans = [_span(0, 9), _span(9, 12)]
 
-    merged = FAMILY.merge([_span(0, 5)], [heard], INFO, 5.0)
+    merged = FAMILY.merge(spans, [_text("..."), _text("One.")], INFO, 12.0)
 
-    assert merged.text == (text if kept else "")
-    assert (WarningCode.NO_SPEECH in merged.warnings) is not kept
+    assert (merged.text, len(merged.segments), merged.warnings) == ("One.", 1, [])
+
+
+def test_words_about_something_left_out_lie_on_either_side_of_it() -> None:
+    span = replace(_span(10, 40, words=True), left_out=((14 * SAMPLE_RATE, 36 * SAMPLE_RATE),))
+    words = [HeardWord("He", 1, 2), HeardWord("was", 3.5, 4.2), HeardWord("not.", 4.1, 5.0), HeardWord("She", 6, 9)]
+
+    merged = FAMILY.merge([span], [_heard(words)], INFO, 40.0)
+
+    assert merged.words is not None
+    assert [(word.start_seconds, word.end_seconds) for word in merged.words] == [
+        (11, 12),
+        (13.5, 14),
+        (36.1, 37),
+        (38, 40),
+    ]
+    assert [(one.start_seconds, one.end_seconds, one.text) for one in merged.segments] == [
+        (11, 14, "He was"),
+        (36.1, 40, "not. She"),
+    ]
+    assert merged.text == "He was not. She"
 
 
 def test_the_language_is_that_of_most_tokens() -> None:

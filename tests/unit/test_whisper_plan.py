@@ -8,10 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core.hearing import Span
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import Pause, find_pauses, frame_levels
 from consumer.core.whisper import LONGEST_SAMPLES, WhisperFamily, cut
-from tests.support.recordings import joined
+from tests.support.recordings import joined, recordings
+from tests.support.sounds import sound
 
 OVERLAP = 2 * SAMPLE_RATE
 
@@ -98,6 +100,61 @@ def test_a_silent_recording_has_no_windows() -> None:
 
 def test_word_times_are_asked_for_everywhere_when_they_are_published() -> None:
     assert all(span.words for span in WhisperFamily(word_times=True).plan(joined(24).samples))
+
+
+def test_what_the_gate_leaves_out_is_in_no_chunk_and_all_else_that_sounds_is() -> None:
+    parts, gaps = recordings(), (3, 40, 5, 8, 2.5)
+    samples, gone, place = [], [], 0
+    for part, gap in zip(parts, gaps, strict=True):
+        silence = sound("faint noise")[: int(gap * SAMPLE_RATE)]
+        silence = np.resize(silence, int(gap * SAMPLE_RATE))
+        samples += [part.samples, silence]
+        place += len(part.samples)
+        first = -(-place // 160) * 160 + 4800
+        gone.append((first, (place + len(silence)) // 160 * 160 - 4800))
+        place += len(silence)
+    whole = np.concatenate(samples)
+
+    spans = WhisperFamily().plan(whole, tuple(gone))
+
+    heard = np.zeros(len(whole), bool)
+    for span in spans:
+        assert sum(stop - start for start, stop in span.kept) <= LONGEST_SAMPLES
+        assert span.words
+        for start, stop in span.kept:
+            assert not heard[start:stop].any()
+            heard[start:stop] = True
+    assert len(spans) == 1
+    assert not any(heard[start:stop].any() for start, stop in gone)
+    assert not (np.abs(whole[~heard]) > 0.05).any()
+
+
+@given(st.data())
+def test_windows_behind_a_gate_hold_each_sample_that_it_left_in(data: st.DataObject) -> None:
+    frames = data.draw(st.integers(100, 12_000))
+    edges = sorted(data.draw(st.lists(st.integers(0, frames), max_size=12, unique=True)))
+    gone = tuple((a * 160, b * 160) for a, b in zip(edges[::2], edges[1::2], strict=False))
+    samples = np.full(frames * 160, 0.1, np.float32)
+
+    spans = WhisperFamily().plan(samples, gone)
+
+    times_heard = np.zeros(len(samples), int)
+    for span in spans:
+        assert sum(stop - start for start, stop in span.kept) <= LONGEST_SAMPLES
+        for start, stop in span.kept:
+            times_heard[start:stop] += 1
+    wanted = np.ones(len(samples), bool)
+    for start, stop in gone:
+        wanted[start:stop] = False
+    assert np.array_equal(times_heard > 0, wanted)
+    assert times_heard.max(initial=0) <= 2
+
+
+def test_hum_that_passed_the_gate_is_heard() -> None:
+    hum = sound("hum")
+
+    assert WhisperFamily().plan(hum) == []
+    assert WhisperFamily().plan(hum, ()) == [Span(0, len(hum))]
 
 
 def test_cutting_and_merging_load_no_model_library() -> None:

@@ -1,33 +1,15 @@
-"""What counts as a loop, and how tokens become words."""
+"""What a Whisper model is asked with, and how tokens become words."""
 
 import numpy as np
 import pytest
 
-from consumer.engines.whisper_text import Vocabulary, in_window, mel_frames, repeats
+from consumer.engines.whisper_text import Vocabulary, in_window, mel_frames
 from tests.support.whisper_weights import ct2_tiny_en
 
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
     return Vocabulary.read(ct2_tiny_en() / "tokenizer.json", multilingual=False)
-
-
-@pytest.mark.parametrize("loop", ["I'm sorry. ", "the ", "He was, and then he was not. ", "so, so, "])
-def test_a_phrase_over_and_over_is_a_loop(loop: str) -> None:
-    assert repeats("And then he said: " + loop * 40)
-
-
-def test_sentences_that_come_back_are_no_loop() -> None:
-    first = "And Mr. John Dashwood had then leisure to consider how much there might be prudently in his power to do. "
-    second = "Had he married a more amiable woman, he might have been made still more respectable than he was. "
-
-    assert not repeats((first + second) * 2 + first)
-    assert not repeats("No, no, no, no!")
-    assert not repeats("")
-
-
-def test_a_long_text_is_judged_quickly() -> None:
-    assert not repeats(" ".join(str(number) for number in range(2000)))
 
 
 @pytest.mark.parametrize(
@@ -62,3 +44,16 @@ def test_a_window_is_the_chunk_and_then_silence() -> None:
     assert window[:100].all()
     assert not window[100:].any()
     assert [mel_frames(np.empty(length, np.float32)) for length in (0, 160, 16_000, 480_000)] == [2, 2, 100, 3000]
+
+
+def test_terms_go_before_the_question_and_only_the_last_of_too_many_count() -> None:
+    path = ct2_tiny_en() / "tokenizer.json"
+    plain = Vocabulary.read(path, multilingual=False)
+    told = Vocabulary.read(path, multilingual=False, terms=" Anne Elliot. ")
+    told_much = Vocabulary.read(path, multilingual=False, terms="Kellynch " * 500 + "Uppercross")
+
+    assert plain.before() == Vocabulary.read(path, multilingual=False, terms="  ").before() == []
+    assert told.text(told.before()[1:]) == "Anne Elliot."
+    assert told.before()[0] == told.tokenizer.token_to_id("<|startofprev|>")
+    assert len(told_much.before()) == 224
+    assert told_much.text(told_much.before()[1:]).endswith("Uppercross")
