@@ -73,13 +73,20 @@ class Reader:
 
     def until(self, event_ids: set[str]) -> dict[str, Seen]:
         """Wait for the transcripts of these events; blocks. Raises RuntimeError for a dead letter."""
+        self._wait(lambda: event_ids <= self._seen.keys())
+        return {name: self._seen[name] for name in event_ids}
+
+    def until_count(self, count: int) -> None:
+        """Wait until so many events have a transcript; blocks. Raises as ``until``."""
+        self._wait(lambda: len(self._seen) >= count)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
         with self._more:
-            done = self._more.wait_for(lambda: self._failure or event_ids <= self._seen.keys(), TIMEOUT_SECONDS)
+            came = self._more.wait_for(lambda: self._failure is not None or done(), TIMEOUT_SECONDS)
             if self._failure is not None:
                 raise self._failure
-            if not done:
-                raise TimeoutError(f"{len(event_ids - self._seen.keys())} transcripts did not come")
-            return {name: self._seen[name] for name in event_ids}
+            if not came:
+                raise TimeoutError(f"after {TIMEOUT_SECONDS:.0f} s there are {len(self._seen)} transcripts, not all")
 
     def _read(self) -> None:
         while not self._stop:
@@ -93,6 +100,8 @@ class Reader:
                     self._failure = RuntimeError(f"a recording became a dead letter: {message.value().decode()[:500]}")
                 else:
                     told = json.loads(message.value())
+                    if told["event_id"] in self._seen:
+                        self._failure = RuntimeError(f"{told['event_id']} has two transcripts")
                     self._seen[told["event_id"]] = Seen(time.monotonic(), told["text"])
                 self._more.notify_all()
 
@@ -139,14 +148,14 @@ async def run_service(
         audio_seconds = sum(clip.seconds for clip in clips)
         with Reader(settings) as reader, PeakMemory(pid) as memory:
             publisher = Publisher(settings)
-            await _all_at_once(publisher, reader, _events(clips[:WARM_UP_CLIPS], "warm-up"))
-            events = _events(clips, "clip")
+            await all_at_once(publisher, reader, events_of(clips[:WARM_UP_CLIPS], "warm-up"))
+            events = events_of(clips, "clip")
             used, began = cpu_seconds(pid), time.monotonic()
-            seen = await _all_at_once(publisher, reader, events)
+            seen = await all_at_once(publisher, reader, events)
             ended = max(one.at for one in seen.values())
             used = cpu_seconds(pid) - used
             moments = paced_at(audio_seconds / (ended - began))
-            paced = dict(list(_events(clips, "paced").items())[: len(moments)])
+            paced = dict(list(events_of(clips, "paced").items())[: len(moments)])
             latencies = await asyncio.to_thread(_one_by_one, publisher, reader, paced, moments)
         code = await service.stop()
         if code:
@@ -157,7 +166,7 @@ async def run_service(
     return Found(ended - began, audio_seconds, used, texts, latencies, memory.peak_bytes)
 
 
-async def _all_at_once(publisher: Publisher, reader: Reader, events: dict[str, Written]) -> dict[str, Seen]:
+async def all_at_once(publisher: Publisher, reader: Reader, events: dict[str, Written]) -> dict[str, Seen]:
     for event in events.values():
         publisher.publish(event)
     await asyncio.to_thread(publisher.flush)
@@ -177,7 +186,7 @@ def _one_by_one(publisher: Publisher, reader: Reader, events: dict[str, Written]
     return [seen[name].at - moment for name, moment in zip(events, published, strict=True)]
 
 
-def _events(clips: list[Clip], tenant: str) -> dict[str, Written]:
+def events_of(clips: list[Clip], tenant: str) -> dict[str, Written]:
     """By id; another tenant's clips are heard anew."""
     return {f"{tenant}-{clip.name}": _event(clip, tenant) for clip in clips}
 
