@@ -8,7 +8,6 @@ load of 1 is audio that keeps the devices busy all the time if nothing is padded
 
 import argparse
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +17,9 @@ import numpy as np
 
 from consumer.core.batcher import Batch, Batcher, BatchLimits
 from consumer.settings import Settings
+from tests.bench.mix import LONGEST_SECONDS, lengths, pieces
 from tests.bench.report import write_json
 
-MEAN_SECONDS, VARIATION, LONGEST_SECONDS = 6.5, 0.7, 35.0
-"""The usual mix of recordings: log-normal lengths, their mean, their coefficient of variation, and their cap."""
-SHORTEST_SECONDS = 0.1
 WINDOW_SECONDS = 30.0
 FULLEST_WINDOW_SECONDS = 29.0
 """Longest piece that the service puts into one window of Whisper's."""
@@ -95,19 +92,6 @@ class Row:
     latency_p99: float
     idle_wait_max: float
     """Longest time that a chunk waited while a device had nothing to do."""
-
-
-def lengths(count: int, random: np.random.Generator) -> list[float]:
-    """The usual mix; a log-normal of that mean and variation has these parameters."""
-    sigma = math.sqrt(math.log(1 + VARIATION**2))
-    drawn = random.lognormal(math.log(MEAN_SECONDS) - sigma**2 / 2, sigma, count)
-    return [float(seconds) for seconds in drawn.clip(SHORTEST_SECONDS, LONGEST_SECONDS)]
-
-
-def pieces(seconds: float, longest: float) -> list[float]:
-    """A recording in equal pieces that are not too long."""
-    count = math.ceil(seconds / longest)
-    return [seconds / count] * count
 
 
 def steady(sizes: Sequence[float], audio_rate: float, random: np.random.Generator) -> Iterator[Arrival]:

@@ -11,7 +11,7 @@ import soxr
 from consumer.core.hearing import Samples
 from consumer.core.model import SAMPLE_RATE
 from consumer.core.pauses import find_pauses, frame_levels
-from tests.bench.batching import lengths
+from tests.bench.mix import lengths
 from tests.support.recordings import Spoken, recordings
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 8.0
@@ -52,7 +52,7 @@ def read_clips(folder: Path) -> list[Clip]:
 def make_clips(folder: Path, count: int, mix: str = "short", seed: int = 1) -> list[Clip]:
     """Write ``count`` clips and read them back; the same ones for the same arguments, no two of them equal.
 
-    ``short``: 2 to 8 s, as prompts on the telephone are. ``usual``: the log-normal lengths of ``batching``.
+    ``short``: 2 to 8 s, as prompts on the telephone are. ``usual``: the log-normal lengths of ``mix``.
     """
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from consumer.core.batcher import BatchLimits
 from consumer.settings import Settings
 from tests.bench import batching
 from tests.bench.batching import Arrival, Device, Graphs, Simulation, limits_of, measure
+from tests.bench.mix import lengths
 
 GPU = Device(seconds_per_audio_second=1 / 8000, seconds_per_batch=0.002)
 SATURATED = 1.5
@@ -20,7 +21,7 @@ def limits(**chosen: float) -> BatchLimits:
 
 
 def test_the_mix_is_the_usual_one() -> None:
-    drawn = np.array(batching.lengths(200_000, np.random.default_rng(0)))
+    drawn = np.array(lengths(200_000, np.random.default_rng(0)))
     assert drawn.mean() == pytest.approx(6.5, rel=0.01)
     assert drawn.std() / drawn.mean() == pytest.approx(0.7, rel=0.05)  # the cap takes a little
     assert drawn.max() == 35.0
