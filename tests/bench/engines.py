@@ -56,6 +56,7 @@ class Plan:
     runs: int
     paced: int
     """Clips that come one by one after the last run."""
+    peers: bool
 
     def moments(self, realtime: float) -> list[float]:
         """When the clips come that come one by one: at random, always the same."""
@@ -130,7 +131,7 @@ def in_turns(plan: Plan) -> tuple[list[Found], list[Found]]:
         whole.append(asyncio.run(run_service(service_settings(plan), plan.clips, plan.measured, moments)))
         paced_at = plan.moments(speed(whole[-1])) if last else []
         alone.append(run_contestant(plan, replace(plan.spec, paced_at=paced_at)))
-        print(f"run {number + 1}: service {speed(whole[-1]):.1f} ×, engine alone {speed(alone[-1]):.1f} ×", flush=True)
+        print(f"run {number + 1}: service {said_of(whole[-1])}; engine alone {said_of(alone[-1])}", flush=True)
     return whole, alone
 
 
@@ -138,14 +139,18 @@ def speed(found: Found) -> float:
     return found.audio_seconds / found.seconds
 
 
+def said_of(found: Found) -> str:
+    return f"{speed(found):.1f} ×, {found.cpu_seconds / found.audio_seconds * 3600:.0f} CPU s an audio hour"
+
+
 def compare(plan: Plan, usd_per_hour: dict[str, float]) -> tuple[list[Figures], dict[str, Any]]:
     """Everybody's line, and the ratios that are promised."""
     whole, alone = in_turns(plan)
     runs = {SERVICE: whole, ALONE: alone}
     paced_at = plan.moments(speed(whole[-1]))
-    for name, spec in contestants(plan.spec).items():
+    for name, spec in contestants(plan.spec).items() if plan.peers else ():
         runs[name] = [run_contestant(plan, replace(spec, paced_at=paced_at))]
-        print(f"{name}: {speed(runs[name][0]):.1f} ×", flush=True)
+        print(f"{name}: {said_of(runs[name][0])}", flush=True)
     lines = [figures(name, found, plan.clips, usd_per_hour) for name, found in runs.items()]
     ratios = {f"(a) against {line.name}": lines[0].realtime / line.realtime for line in lines[2:]}
     return lines, {
@@ -186,7 +191,9 @@ def measure(asked: argparse.Namespace, folder: Path, bootstrap_servers: str) -> 
             "alone", engine, str(model.absolute()), str(clips[0].path.parent), asked.device, len(measured),
             compute_type, asked.language, dict(asked.set),
         )  # fmt: skip
-        plan = Plan(spec, clips, measured, bootstrap_servers, folder, asked.runs, min(asked.paced, len(clips)))
+        plan = Plan(
+            spec, clips, measured, bootstrap_servers, folder, asked.runs, min(asked.paced, len(clips)), asked.peers
+        )
         lines, found[engine] = compare(plan, dict(asked.usd_per_hour))
         title = f"{engine} {compute_type} on {asked.device}, {len(measured)} cores, {len(clips)} clips"
         print(report(title, lines, found[engine]), flush=True)
@@ -232,6 +239,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ctc-compute-type", default="float32")
     parser.add_argument("--cores", type=lambda text: set(map(int, text.split(","))), default=os.sched_getaffinity(0))
     parser.add_argument("--runs", type=int, default=3, help="of the service and its engine alone, in turns")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="(a) and (b) alone")
     parser.add_argument("--paced", type=int, default=60, help="clips that come one by one")
     parser.add_argument("--set", type=_pair, action="append", default=[], help="NAME=VALUE: a setting of the service")
     parser.add_argument("--usd-per-hour", type=_price, action="append", default=None, help="NAME=USD of the machine")

@@ -30,6 +30,11 @@ def model_for(engine: str, ctc_size: str, folder: Path) -> Path:
     return target
 
 
+def config_of(size: str) -> Wav2Vec2Config:
+    """Of the true models, ``base`` or ``large``."""
+    return Wav2Vec2Config(vocab_size=len(tiny_ctc.VOCABULARY), pad_token_id=0, **SHAPES[size])
+
+
 def write_random_ctc(folder: Path, size: str, seed: int = 7) -> None:
     """A model as the hub has them, of the true shape, whose words mean nothing."""
     if size == "tiny":
@@ -42,7 +47,7 @@ def write_random_ctc(folder: Path, size: str, seed: int = 7) -> None:
     Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), do_lower_case=False).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(folder)
     (folder / "README.md").write_text("---\nlanguage: en\n---\n# Random weights\n")
-    network = Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=len(numbered), pad_token_id=0, **SHAPES[size]))
+    network = Wav2Vec2ForCTC(config_of(size))
     with torch.no_grad():
         network.lm_head.weight.normal_(std=1.0)  # else every frame says the same
     network.save_pretrained(folder)
