@@ -1,10 +1,10 @@
-# make demo | test | lint | faults | faults-long | install
+# make demo | test | lint | faults | faults-long | bench | install
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint faults faults-long format lock schemas clean
+.PHONY: install demo test lint faults faults-long bench format lock schemas clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,10 @@ faults: install
 SECONDS ?= 1000
 faults-long: install
 	$(BIN)/python -m tests.faults --seed $(SEED) --scenes mixed --seconds $(SECONDS) --out .earwitness/faults-long.json
+
+# The service, its engine alone and its peers on the same audio; OPTIONS as python -m tests.bench.engines --help has them.
+bench: install
+	$(BIN)/python -m tests.bench.engines --out .earwitness/bench.json $(OPTIONS)
 
 # Contract models to JSON Schemas.
 schemas: install
