@@ -84,6 +84,9 @@ def serve(setup: Setup) -> None:
     for thread in threads:
         thread.start()
     _answer_all(ahead, replies, writing, handler)
+    for thread in threads:
+        thread.join()
+    _leave(0)
 
 
 def describe(error: Exception) -> dict[str, Any]:
@@ -145,7 +148,9 @@ def _answer(handler: Handler, ready: _Ready) -> tuple[bytes, bytes]:
 
 
 def _leave(code: int, why: str = "") -> NoReturn:
-    """End at once: a broken accelerator may hang while it clears up, and other threads are in the middle of work."""
+    """End at once, without clearing up: libraries abort over their own threads there, or hang on a broken accelerator,
+    and other threads may be in the middle of work.
+    """
     sys.stderr.write(why)
     sys.stderr.flush()
     os._exit(code)
