@@ -147,8 +147,8 @@ def test_a_faint_recording_is_heard_like_a_loud_one(model: Model) -> None:
 def test_a_loop_is_decoded_again_and_reported(
     model: Model, alone: list[HeardChunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # ordinary sentences count as loops here, so that the second decoding runs on sound that is known
-    monkeypatch.setattr(invented, "repeats", lambda text: bool(text))
+    # the guards object to ordinary sentences here, so that the second decoding runs on sound that is known
+    monkeypatch.setattr(invented, "objections", lambda *_: (WarningCode.REPETITION,))
     chunks = [spoken.samples for spoken in recordings()[:2]]
 
     answers = _hear(model, chunks, words=True)
