@@ -31,6 +31,8 @@ MAX_COMPRESSION_RATIO = 2.4
 
 _NO_SPEECH_PROBABILITY = 0.6
 _UNSURE_LOGPROB = -1.0
+_SURE_LOGPROB = -0.3
+_SENTENCE_WORDS = 5
 _SURELY_NO_SPEECH_PROBABILITY = 0.8
 _SCRAP_TOKENS = 4
 _HOPELESS_LOGPROB = -1.5
@@ -65,7 +67,7 @@ def guarded(first: Decoded, sounding_seconds: float, hear_again: Callable[[int],
 def objections(heard: HeardChunk, sounding_seconds: float) -> tuple[WarningCode, ...]:
     """Which guards object to a text."""
     found = []
-    if repeats(heard.text):
+    if is_loop(heard):
         found.append(WarningCode.REPETITION)
     if too_many_words(heard, sounding_seconds):
         found.append(WarningCode.TOO_MANY_WORDS)
@@ -95,11 +97,21 @@ def nobody_speaks(heard: HeardChunk, sounding_seconds: float) -> bool:
     return unsure or scrap or (few and signs and sounding_seconds >= _SCRAP_SECONDS) or not plain(heard.text)
 
 
-def repeats(text: str) -> bool:
-    """Whether the text loops: it compresses as loops do, and says something three times in a row.
+def is_loop(heard: HeardChunk) -> bool:
+    """Whether the model has lost itself in a loop: the text repeats itself, and it is but a few words or not sure.
 
-    The second condition spares speakers who come back to whole sentences; forbidding repeats would garble those.
+    Whole sentences that are really said again and again (an announcement, a song) are heard with certainty, and to
+    forbid repeats would garble them. (With tiny.en, sentences said three to nine times lie above -0.19.)
     """
+    if not repeats(heard.text):
+        return False
+    unit = _THRICE.search(heard.text.casefold())
+    a_sentence = unit is not None and len(unit[1].split()) >= _SENTENCE_WORDS
+    return not a_sentence or (heard.mean_logprob or 0.0) < _SURE_LOGPROB
+
+
+def repeats(text: str) -> bool:
+    """Whether a text compresses as loops do, and says something three times in a row."""
     return compression_ratio(text) > MAX_COMPRESSION_RATIO and _THRICE.search(text.casefold()) is not None
 
 
@@ -123,4 +135,4 @@ def _badness(heard: HeardChunk, sounding_seconds: float) -> tuple[bool, float]:
 
 
 def _is_impossible(heard: HeardChunk, sounding_seconds: float) -> bool:
-    return repeats(heard.text) or too_many_words(heard, sounding_seconds)
+    return is_loop(heard) or too_many_words(heard, sounding_seconds)
