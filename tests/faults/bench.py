@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.faults.adversary import Adversary
 from tests.faults.fleet import Fleet, fast_settings, make_topics, unexplained
 from tests.faults.load import Load
-from tests.faults.plan import ENGINE_KINDS, Kind, Plan
+from tests.faults.plan import ENGINE_KINDS, NETWORK_KINDS, Kind, Plan
 from tests.faults.proxy import Proxy
 from tests.faults.reader import Reader
 from tests.faults.report import Run, recoveries
@@ -97,6 +97,8 @@ def _moments(fleet: Fleet, deeds: Sequence[Deed]) -> tuple[Moments, Moments]:
     disturbed = [(death.at, death.pid) for death in fleet.deaths]
     disturbed += [(deed.at, pid) for deed in to_processes for pid in deed.pids]
     awake = [(deed.until, pid) for deed in deeds if deed.fault.kind is Kind.FREEZE for pid in deed.pids]
+    # what a process begins while it is cut off, it begins as a zombie does
+    awake += [(deed.at, pid) for deed in deeds if deed.fault.kind in NETWORK_KINDS for pid in deed.pids]
     return disturbed, awake
 
 

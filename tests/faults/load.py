@@ -129,9 +129,9 @@ def _noise(path: Path, number: int, seconds: float) -> None:
 
 
 def _toxic(path: Path, number: int, seconds: float) -> None:
-    samples = np.random.default_rng(number).normal(0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
+    samples = np.random.default_rng(number).normal(0, 3000, round(seconds * SAMPLE_RATE)).astype(np.int16)
     samples[0] = KILLS
-    soundfile.write(path, samples, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
 
 
 def is_good(event: PlannedEvent) -> bool:

@@ -48,7 +48,7 @@ class Verdict:
     in_flight: int = 0
     """Hearings that were under way when their process died, froze, or lost a partition."""
     by_zombies: int = 0
-    """Hearings begun right after a SIGCONT, before the process learnt what it had lost meanwhile."""
+    """Hearings begun right after a SIGCONT, or cut off from the brokers, before the process learnt what it had lost."""
     findings: list[Finding] = field(default_factory=list)
 
     def blame(self, rule: str, subject: str, detail: str) -> None:

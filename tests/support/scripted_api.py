@@ -22,7 +22,7 @@ import numpy.typing as npt
 import soundfile as sf
 import uvicorn
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -190,7 +190,10 @@ class ScriptedApi:
         self.open_now += 1
         self.open_peak = max(self.open_peak, self.open_now)
         try:
-            call = await _read(request, at)
+            try:
+                call = await _read(request, at)
+            except ClientDisconnect:
+                return  # the caller was killed in mid-sentence
             async with self._seen:
                 self.calls.append(call)
                 self._seen.notify_all()
