@@ -130,12 +130,13 @@ class CtcFamily:
     """
 
     def __init__(self, chunk_seconds: float, overlap_seconds: float) -> None:
-        """Raises ValueError where the overlap is more than half of a chunk."""
+        """Raises ValueError where the overlap is more than two fifths of a chunk: seams on its two sides could cross."""
         self._chunk = math.floor(chunk_seconds * SAMPLE_RATE / FRAME_SAMPLES) * FRAME_SAMPLES
         self._overlap = math.ceil(overlap_seconds * SAMPLE_RATE / FRAME_SAMPLES) * FRAME_SAMPLES
-        if self._overlap * 2 > self._chunk:
+        if self._overlap * 5 > self._chunk * 2:
             raise ValueError(
-                f"chunk_overlap_seconds ({overlap_seconds:g}) is more than half of chunk_seconds ({chunk_seconds:g})"
+                f"chunk_overlap_seconds ({overlap_seconds:g}) is more than two fifths of chunk_seconds "
+                f"({chunk_seconds:g})"
             )
 
     def plan(self, samples: Pcm | Samples, left_out: Stretches | None = None) -> list[Span]:

@@ -113,12 +113,12 @@ def test_a_seam_in_even_noise_or_silence_is_in_the_middle() -> None:
     assert second.seam == pytest.approx((second.start + first.stop) / 2, abs=2 * 320)
 
 
-def test_an_overlap_of_more_than_half_a_chunk_is_refused() -> None:
-    with pytest.raises(ValueError, match="more than half"):
-        CtcFamily(5.0, 4.0)
+def test_an_overlap_of_more_than_two_fifths_of_a_chunk_is_refused() -> None:
+    with pytest.raises(ValueError, match="more than two fifths"):
+        CtcFamily(5.0, 2.1)
 
 
-@given(st.integers(1, 400_000), st.sampled_from([(5.0, 0.5), (5.0, 2.0), (5.0, 2.5), (6.01, 0.513)]))
+@given(st.integers(1, 400_000), st.sampled_from([(5.0, 0.5), (5.0, 2.0), (6.01, 0.513)]))
 @settings(max_examples=200)
 def test_chunks_cover_everything_and_are_of_one_length(total: int, lengths: tuple[float, float]) -> None:
     chunk, overlap = (round(seconds * SAMPLE_RATE) for seconds in lengths)
