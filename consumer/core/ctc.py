@@ -130,7 +130,7 @@ class CtcFamily:
     """
 
     def __init__(self, chunk_seconds: float, overlap_seconds: float) -> None:
-        """Raises ValueError where the overlap is more than two fifths of a chunk: seams on its two sides could cross."""
+        """Raises ValueError where the overlap is over two fifths of a chunk: seams on its two sides could cross."""
         self._chunk = math.floor(chunk_seconds * SAMPLE_RATE / FRAME_SAMPLES) * FRAME_SAMPLES
         self._overlap = math.ceil(overlap_seconds * SAMPLE_RATE / FRAME_SAMPLES) * FRAME_SAMPLES
         if self._overlap * 5 > self._chunk * 2:
