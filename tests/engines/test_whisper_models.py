@@ -1,10 +1,13 @@
 """Both Whisper engines on real weights: what they hear, and that company changes nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from consumer.core import invented
@@ -242,11 +245,26 @@ def test_chunks_of_one_batch_may_have_different_languages(multilingual: Model) -
 def test_a_language_is_detected_alike_alone_and_in_a_batch(multilingual: Model) -> None:
     chunks = [to_pcm(spoken.samples) for spoken in recordings()]
 
-    together = multilingual.recognise(chunks, [None] * 5, [False] * 5)
-    alone = [multilingual.recognise([chunk], [None], [False])[0] for chunk in chunks]
+    with _languages_told_apart(multilingual):
+        together = multilingual.recognise(chunks, [None] * 5, [False] * 5)
+        alone = [multilingual.recognise([chunk], [None], [False])[0] for chunk in chunks]
 
     assert [heard.language for heard in together] == [heard.language for heard in alone]
     assert [heard.text for heard in together] == [heard.text for heard in alone]
+
+
+@contextmanager
+def _languages_told_apart(model: Model) -> Iterator[None]:
+    """English weights never learnt the symbols of languages: all are equally likely, and rounding would decide."""
+    if not isinstance(model, whisper.TransformersWhisper):
+        yield  # on a CPU it hears each chunk alone in any case
+        return
+    symbols = model._network.proj_out.weight.data
+    before, ids = symbols.clone(), list(model._vocabulary.language_ids())
+    noise = np.random.default_rng(0).normal(size=(len(ids), symbols.shape[1])) * 0.05
+    symbols[ids] += torch.from_numpy(noise).to(symbols)
+    yield
+    symbols.copy_(before)
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2", "whisper"])
