@@ -26,13 +26,13 @@ class EngineAlone:
         settings = settings_of(spec)
         self.at_once = len(clips)
         self._family = _family(settings)
-        self._limits = _limits(settings, spec.device)
         self._language = spec.language
         self._words = settings.word_times
         module, _, function = LOADERS[spec.engine].partition(":")
         self._model: Model = getattr(importlib.import_module(module), function)(
             spec.model, revision=None, device=spec.device, compute_type=spec.compute_type, threads=spec.threads
         )
+        self._limits = _limits(settings, spec.device, self._model.info)
         self._folder = tempfile.TemporaryDirectory()
         self._decoded = {clip.name: _decode(clip, Path(self._folder.name)) for clip in clips}
 
