@@ -44,6 +44,12 @@ faults-long: install
 bench: install
 	$(BIN)/python -m tests.bench.engines --out .earwitness/bench.json $(OPTIONS)
 
+# What pyproject.toml asks for to versions with hashes, for every platform.
+lock: install
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --extra test --python-version 3.11 \
+	  pyproject.toml -o compose/python.lock
+
 # Contract models to JSON Schemas.
 schemas: install
 	$(BIN)/python -m schemas.generate
