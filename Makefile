@@ -1,10 +1,10 @@
-# make demo | test | lint | faults | faults-long | bench | install
+# make demo | test | lint | faults | faults-long | bench | bench-check | install
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint faults faults-long bench format lock schemas clean
+.PHONY: install demo test lint faults faults-long bench bench-check format lock schemas clean
 
 install: $(INSTALLED)
 
@@ -43,6 +43,10 @@ faults-long: install
 # The service, its engine alone and its peers on the same audio; OPTIONS as python -m tests.bench.engines --help has them.
 bench: install
 	$(BIN)/python -m tests.bench.engines --out .earwitness/bench.json $(OPTIONS)
+
+# The benchmarks themselves, on a few clips.
+bench-check: install
+	$(BIN)/pytest -m bench
 
 # What pyproject.toml asks for to versions with hashes, for every platform.
 lock: install

@@ -9,7 +9,7 @@ from tests.bench import engines, kill_engine
 from tests.bench.clips import make_clips
 from tests.support.kafka import Broker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.model]
+pytestmark = [pytest.mark.kafka, pytest.mark.model, pytest.mark.bench]
 
 
 @pytest.mark.timeout(600)
