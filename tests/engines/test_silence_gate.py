@@ -254,7 +254,7 @@ async def test_the_gate_is_for_whisper_unless_the_settings_say_otherwise() -> No
 
 
 async def test_a_chunk_is_read_without_what_is_left_out_of_it(tmp_path: Path) -> None:
-    samples = np.arange(1000, dtype=np.float32) / 32_768
+    samples = np.arange(1000, dtype=np.float32) / np.float32(32_768)
     made: Recording = recording(tmp_path, "count", samples)
     ask = ChunkAsk(made.pcm_path, 10, 500, left_out=((100, 200), (300, 350)))
 
