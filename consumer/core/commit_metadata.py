@@ -1,8 +1,8 @@
 """The text that goes with a committed offset: which commit it was, how the lane ended, and what is settled above.
 
 ``1.<commit number>.<owner>.<c|o>.<suspicion>.<r|b>.<settled>``: version 1; whose commit; closed in order or open;
-deaths, end of suspects, end of those to be tried alone, event tried alone, how often it killed, whether it is being
-tried; settled ranges as run lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
+deaths, end of suspects, end of those to be tried alone, event tried alone, how often it killed, end of what is on
+trial; settled ranges as run lengths or as bits (the smaller), in base64. Kafka allows 4096 bytes.
 """
 
 import binascii
@@ -75,15 +75,15 @@ def decode(text: str, offset: int) -> CommitMetadata:
 def _suspicion_as_text(suspicion: Suspicion) -> str:
     if not suspicion.deaths:
         return "0"
-    tried = f"{suspicion.tried}:{suspicion.tries}:{int(suspicion.on_trial)}"
+    tried = f"{suspicion.tried}:{suspicion.tries}:{suspicion.trial_end}"
     return f"{suspicion.deaths}:{suspicion.until}:{suspicion.alone_until}:{tried}"
 
 
 def _suspicion_from_text(text: str) -> Suspicion:
     if text == "0":
         return NO_SUSPICION
-    deaths, until, alone_until, tried, tries, on_trial = map(int, text.split(":"))
-    return Suspicion(deaths, until, alone_until, tried, tries, bool(on_trial))
+    deaths, until, alone_until, tried, tries, trial_end = map(int, text.split(":"))
+    return Suspicion(deaths, until, alone_until, tried, tries, trial_end)
 
 
 def _as_runs(offset: int, settled: Ranges) -> bytes:

@@ -1,17 +1,17 @@
 """What deaths of the process say about the events that were in flight: one that kills must not kill for ever.
 
 An ownership that ends without its last word was a death. After one, a lane goes on as usual. If it dies again before it
-has got past the events that were in flight then, they are under suspicion, and taken a few at a time. If it dies over
-a few, those are tried alone, each named in a commit before it is. One that dies twice alone is condemned, and becomes a
-dead letter without being tried again. (A few at a time, since processes that are killed again and again for other
-reasons must get on too.)
+has got past the events that were in flight then, they are under suspicion, and tried a few at a time, named in a commit
+before they are. If it dies over a few, those are tried alone. One that dies twice alone is condemned, and becomes a
+dead letter without being tried again. A death while nothing was on trial blames nobody: processes that are killed again
+and again for other reasons must get on too.
 """
 
 from dataclasses import dataclass, replace
 
 CAREFUL_AFTER_DEATHS = 2
 CONDEMNED_AFTER_TRIES = 2
-SUSPECTS_AT_ONCE = 4
+SUSPECTS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,45 +27,43 @@ class Suspicion:
     """The event that was tried alone last; -1: none."""
     tries: int = 0
     """How often it has killed alone."""
-    on_trial: bool = False
-    """It is being tried just now: a death from here on is its doing."""
+    trial_end: int = 0
+    """What is being tried just now lies below this offset: a death from here on is its doing. 0: nothing is."""
 
-    def after_death(self, offset: int, suspects_end: int, few_end: int) -> "Suspicion":
-        """The next owner's view of a lane that died with ``offset`` committed and nothing in flight from
-        ``suspects_end`` on; below ``few_end`` if it was taking suspects a few at a time.
+    def after_death(self, offset: int, suspects_end: int) -> "Suspicion":
+        """The next owner's view of a lane that died with ``offset`` committed, and nothing in flight from
+        ``suspects_end`` on.
         """
-        known = self.deaths > 0 and self.until > offset
-        until = self.until if known else suspects_end
-        careful = known and self.deaths >= CAREFUL_AFTER_DEATHS
-        killed = self.on_trial and self.tried >= offset
         after = replace(
             self.called_off(),
             deaths=self.deaths + 1,
-            until=until,
-            alone_until=max(self.alone_until, min(few_end, until)) if careful else self.alone_until,
-            tries=self.tries + killed,
+            until=self.until if self.deaths and self.until > offset else suspects_end,
         )
+        if self.trial_end > offset:
+            killed_alone = self.tried == self.trial_end - 1
+            after = replace(after, alone_until=max(self.alone_until, self.trial_end), tries=self.tries + killed_alone)
         return after.past(offset)
 
     def called_off(self) -> "Suspicion":
         """The lane was closed in order, whatever was being tried: that says nothing against it."""
-        return replace(self, on_trial=False)
+        return replace(self, trial_end=0)
 
     def is_suspect(self, offset: int) -> bool:
         """Whether the event must be taken among few."""
         return self.deaths >= CAREFUL_AFTER_DEATHS and offset < self.until
 
     def must_be_alone(self, offset: int) -> bool:
-        """Whether the event must be tried alone, and named before."""
+        """Whether the event must be tried alone."""
         return self.is_suspect(offset) and offset < self.alone_until
 
     def is_condemned(self, offset: int) -> bool:
         """Whether the event has killed alone, twice."""
         return offset == self.tried and self.tries >= CONDEMNED_AFTER_TRIES
 
-    def trying(self, offset: int) -> "Suspicion":
-        """The event is about to be tried alone."""
-        return replace(self, tried=offset, tries=self.tries if offset == self.tried else 0, on_trial=True)
+    def trying(self, first: int, last: int) -> "Suspicion":
+        """The events from ``first`` to ``last`` are about to be tried."""
+        tried = first if first == last else -1
+        return replace(self, tried=tried, tries=self.tries if tried == self.tried else 0, trial_end=last + 1)
 
     def past(self, offset: int) -> "Suspicion":
         """Everything below ``offset`` is settled."""
@@ -76,29 +74,18 @@ NO_SUSPICION = Suspicion()
 
 
 class Caution:
-    """What a lane may begin, given its suspicion: suspects a few at a time or alone, so that a death says something."""
+    """What a lane may begin, given its suspicion: one trial at a time, so that a death says something."""
 
     def __init__(self, suspicion: Suspicion = NO_SUSPICION) -> None:
         self.suspicion = suspicion
-        self.alone: int | None = None
-        """The event beside which nothing may be begun; its trial ends by setting it to None."""
-        self._places = 0
-        """How many more suspects may join those that were begun together."""
+        self.is_trying = False
+        """A trial is on: nothing may be begun beside it."""
 
     def allows(self, offset: int, unsettled: int) -> bool:
         """Whether the event may be begun beside so many that are not settled."""
-        if self.alone is not None:
-            return False
-        if not self.suspicion.is_suspect(offset):
-            return True
-        if not unsettled:
-            self._places = SUSPECTS_AT_ONCE
-            return True
-        return self._places > 0 and not self.suspicion.must_be_alone(offset)
+        return not self.is_trying and (not unsettled or not self.suspicion.is_suspect(offset))
 
-    def begins(self, offset: int) -> bool:
-        """The event is begun; whether alone."""
-        self._places -= 1
-        if self.suspicion.must_be_alone(offset):
-            self.alone = offset
-        return self.alone is not None
+    def may_join(self, offset: int, first: int, size: int) -> bool:
+        """Whether the event may be tried in the company of so many, of which ``first`` is the first."""
+        alone = self.suspicion.must_be_alone
+        return size < SUSPECTS_AT_ONCE and self.suspicion.is_suspect(offset) and not alone(first) and not alone(offset)

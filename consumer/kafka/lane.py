@@ -54,8 +54,8 @@ class Lane:
         self._committing: list[Decided] = []
         self._events: asyncio.TaskGroup | None = None
         self._caution = Caution()
-        self._trial: Record | None = None
-        """The event that the next commit must name."""
+        self._trial: list[Record] = []
+        """The suspects that the next commit must name."""
         self._wake = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._held = False
@@ -204,7 +204,7 @@ class Lane:
     async def _let_go(self) -> None:
         for decided in (*self._committing, *self._ready):
             decided.dropped()
-        self._committing, self._held, self._trial = [], False, None
+        self._committing, self._held, self._trial = [], False, []
         self._ready.clear()
         self._backlog.clear()
         if self._handover is not None and not self._handover.done():
@@ -219,10 +219,8 @@ class Lane:
             return
         if self._pumping is not None:
             self._pumping.cancel()  # one at a time: this is it
-        limit, begun = self._parts.settings.lane_in_flight, 0
-        while self._backlog and self._offsets.unsettled < limit and self._offsets.has_room():
-            if not self._caution.allows(self._backlog[0].offset, self._offsets.unsettled):
-                break
+        begun, allows = 0, self._caution.allows
+        while self._backlog and self._has_room() and allows(self._backlog[0].offset, self._offsets.unsettled):
             if begun == _BEGUN_AT_ONCE:
                 self._pumping = asyncio.get_running_loop().call_soon(self._pump)
                 return
@@ -232,24 +230,37 @@ class Lane:
                 continue
             if self._caution.suspicion.is_condemned(record.offset):
                 self._events.create_task(self._settle(self._parts.work.condemn(record)))
-            elif self._caution.begins(record.offset):
-                self._events.create_task(self._try(record))
+            elif self._caution.suspicion.is_suspect(record.offset):
+                self._caution.is_trying = True
+                self._events.create_task(self._try(self._events, self._company_of(record)))
             else:
                 self._events.create_task(self._settle(self._parts.work.settle(record)))
         if not self._backlog:
             self._parts.host.changed()
 
-    async def _try(self, record: Record) -> None:
-        """Work on a suspect while no other lane of the process does: a death must not tell on an innocent event."""
+    def _has_room(self) -> bool:
+        return self._offsets.unsettled < self._parts.settings.lane_in_flight and self._offsets.has_room()
+
+    def _company_of(self, first: Record) -> list[Record]:
+        suspects, may_join = [first], self._caution.may_join
+        while self._backlog and self._has_room() and may_join(self._backlog[0].offset, first.offset, len(suspects)):
+            record = self._backlog.popleft()
+            if self._offsets.give(record.offset):
+                suspects.append(record)
+        return suspects
+
+    async def _try(self, events: asyncio.TaskGroup, suspects: list[Record]) -> None:
+        """Work on suspects while no other lane of the process does: a death must not tell on an innocent event."""
         async with self._parts.trials:
-            self._trial = record
+            self._trial = suspects
             self._wake.set()
-            while self._trial is record:  # until a commit names it
+            while self._trial:  # until a commit names them
                 await self._progress()
-            await self._settle(self._parts.work.settle(record))
-            while self._committed.offset <= record.offset:
+            for suspect in suspects:
+                events.create_task(self._settle(self._parts.work.settle(suspect)))
+            while self._committed.offset <= suspects[-1].offset:
                 await self._progress()
-            self._caution.alone = None
+            self._caution.is_trying = False
         self._pump()
 
     async def _progress(self) -> None:
@@ -269,7 +280,7 @@ class Lane:
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
         due = loop.time() + settings.commit_interval_ms / 1000
-        while self._ready and len(self._ready) < settings.commit_batch and self._handover is None:
+        while self._ready and len(self._ready) < settings.commit_batch and not (self._handover or self._is_tried()):
             self._wake.clear()
             try:
                 async with asyncio.timeout_at(due):
@@ -285,11 +296,10 @@ class Lane:
             self._offsets.settle(decided.offset)
         point, trial = self._offsets.commit_point(), self._trial
         suspicion = self._caution.suspicion.past(point.offset)
-        self._caution.suspicion = suspicion if trial is None else suspicion.trying(trial.offset)
+        self._caution.suspicion = suspicion.trying(trial[0].offset, trial[-1].offset) if trial else suspicion
         await self._commit([write for group in writes for write in group], point, clean=clean)
         self._committed, self._stalls, self._is_clean = point, 0, clean
-        if trial is not None:
-            self._trial = None
+        self._trial = [] if trial else self._trial
         self._has_committed.set()
         done, self._committing = self._committing, []
         for decided, its_writes in zip(done, writes, strict=True):
@@ -325,6 +335,10 @@ class Lane:
     def _goes_on(self) -> bool:
         """Whether the last word that it closes is not true any more: the partition was kept after all."""
         return self._is_clean and not self._held
+
+    def _is_tried(self) -> bool:
+        """Whether all that is on trial has its outcome, and nothing more can come."""
+        return self._caution.is_trying and len(self._ready) == self._offsets.unsettled
 
     def _is_idle(self) -> bool:
         return not self._offsets.unsettled and not self._ready

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from aiokafka.structs import TopicPartition
 
 from consumer.core.offsets import CommitPoint
-from consumer.core.suspicion import NO_SUSPICION, SUSPECTS_AT_ONCE, Suspicion
+from consumer.core.suspicion import NO_SUSPICION, Suspicion
 from consumer.dedup.restore import restore
 from consumer.dedup.store import DedupSlice
 from consumer.errors import FencedError, LaneError
@@ -94,8 +94,7 @@ class Opening:
             )
         point, suspicion = CommitPoint(last.offset, last.metadata.settled), last.metadata.suspicion
         if commits.died(last.metadata):
-            all_end, few_end = suspects_end(point, self.in_flight), suspects_end(point, SUSPECTS_AT_ONCE)
-            suspicion = suspicion.after_death(point.offset, min(end, all_end), min(end, few_end))
+            suspicion = suspicion.after_death(point.offset, min(end, suspects_end(point, self.in_flight)))
             log.warning("unclean_close of lane %d: death %d in a row", partition.partition, suspicion.deaths)
         else:
             suspicion = suspicion.called_off()
