@@ -158,9 +158,9 @@ class Settings(BaseSettings):
     """Names and terms in their spelling, which Whisper is told were said before; the last 223 tokens of it count."""
     word_times: bool = False
     """Whisper: time every word, at some cost; CTC does so for nothing."""
-    batch_audio_seconds: PositiveFloat = 160.0
+    batch_audio_seconds: PositiveFloat = 320.0
     """Padded audio in one batch at most."""
-    batch_max_chunks: PositiveInt = 16
+    batch_max_chunks: PositiveInt = 64
     """Chunks in one batch at most."""
     batch_wait_ms: NonNegativeInt = 30
     """Longest wait of a chunk for company when the engine is idle."""

@@ -26,8 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def back_off_seconds(failures: int, share: float) -> float:
-    """Full jitter: a ``share`` (0 to 1, drawn evenly) of a span that doubles with each failure in a row."""
-    return share * min(BACK_OFF_CAP_SECONDS, BACK_OFF_BASE_SECONDS * 2.0 ** min(failures - 1, 16))
+    """None after a child that had served; else full jitter: a ``share`` (0 to 1, drawn evenly) of a span that doubles
+    with each failure in a row.
+    """
+    return share * min(BACK_OFF_CAP_SECONDS, BACK_OFF_BASE_SECONDS * (2.0 ** min(failures - 1, 16) - 1))
 
 
 class Supervisor:

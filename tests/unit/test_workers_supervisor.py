@@ -38,6 +38,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 @given(failures=st.integers(1, 10_000), share=st.floats(0, 1))
 def test_back_off_grows_by_jitter_and_stays_below_its_cap(failures: int, share: float) -> None:
+    assert back_off_seconds(1, share) == 0, "it had served: nothing speaks against another"
     assert 0 <= back_off_seconds(failures, share) <= module.BACK_OFF_CAP_SECONDS
     assert back_off_seconds(failures + 1, share) >= back_off_seconds(failures, share)
 
