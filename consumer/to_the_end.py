@@ -1,4 +1,4 @@
-"""Work that must not be left half done, also when whoever asked for it is cancelled meanwhile."""
+"""Cancellation, where it must wait, and where it must not be lost."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -15,3 +15,13 @@ async def to_the_end(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+def heed_cancellation() -> None:
+    """Raise the CancelledError of this task that a library has swallowed.
+
+    Before Python 3.12 ``asyncio.wait_for``, through which every Kafka request goes, returns its result rather than
+    obey a cancellation that comes at the same moment (bpo-37658).
+    """
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError

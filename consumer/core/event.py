@@ -13,6 +13,8 @@ MOVES_LIMIT = 2
 
 _LATEST_MS = 253_402_300_799_000
 """The last second of the year 9999."""
+_TOPIC_CHARACTERS = 249
+"""Kafka allows a topic's name no more."""
 _OFFSET_DIGITS = 19
 """Those of the largest offset that Kafka knows."""
 
@@ -62,7 +64,7 @@ class Moves:
 def parse_origin(text: str) -> tuple[str, int, int] | None:
     """Topic, partition and offset of an origin header; None if it is damaged."""
     parts = text.rsplit("/", 2)
-    if len(parts) == 3 and parts[0] and all(map(_is_number, parts[1:])):
+    if len(parts) == 3 and 0 < len(parts[0]) <= _TOPIC_CHARACTERS and all(map(_is_number, parts[1:])):
         return parts[0], int(parts[1]), int(parts[2])
     return None
 

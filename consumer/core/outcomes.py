@@ -178,7 +178,9 @@ class DeadLettered:
         value = encode(letter)
         if len(value) > limit_bytes:  # it came compressed, and is larger than any record may be
             detail = f"{letter.detail} (the record is too large to be carried here; it is at its origin)"
-            slim = letter.origin.model_copy(update={"headers": []})
+            slim = Origin(
+                topic=record.topic, partition=record.partition, offset=record.offset, timestamp_ms=record.timestamp_ms
+            )
             value = encode(letter.model_copy(update={"payload_base64": None, "origin": slim, "detail": detail}))
         return [
             Write(topics.dead_letters, key, value, headers=headers),

@@ -64,5 +64,5 @@ async def restore(
                 reached = records[-1].offset
                 progress()
     finally:
-        await consumer.stop()
+        await to_the_end(consumer.stop())
     return started

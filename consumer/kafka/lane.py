@@ -9,31 +9,31 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from consumer.core.model import Record
 from consumer.core.offsets import CommitPoint, OffsetMap
-from consumer.core.outcomes import Moment, Write
-from consumer.core.suspicion import Caution
+from consumer.core.suspicion import NO_SUSPICION, Caution
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.client import may_pass
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
-from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError
+from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError, is_out_of_memory, stalled_after
 from consumer.kafka.opening import Opened
+from consumer.kafka.outbox import Outbox
 from consumer.kafka.transaction import DoubtfulError
-from schemas.models import utc_now
+from consumer.to_the_end import heed_cancellation
 
 log = logging.getLogger(__name__)
 
-_COMMIT_BYTES = 16 * 1024 * 1024
-"""What one transaction writes at most, give or take its last outcome."""
-_BREATHER = 25
-"""Outcomes that are written out before the event loop gets a turn."""
 _BEGUN_AT_ONCE = 8
 """Events that a lane begins before the event loop gets a turn: each may be answered from memory there and then."""
+
+TRIAL_SECONDS = 60.0
+"""Suspects that have lived for so long are no killers of the quick kind: the other lanes need not wait for them."""
+_LAST_WORD_SECONDS = 2.0
 
 
 class Lane:
@@ -50,17 +50,18 @@ class Lane:
         self._committed = CommitPoint(0)
         self._pumping: asyncio.Handle | None = None
         self._backlog: deque[Record] = deque()
-        self._ready: deque[Decided] = deque()
-        self._committing: list[Decided] = []
+        self._outbox = Outbox(parts)
         self._events: asyncio.TaskGroup | None = None
         self._caution = Caution()
-        self._trial: list[Record] = []
-        """The suspects that the next commit must name."""
+        self._said = NO_SUSPICION
+        """The suspicion as it is committed."""
         self._wake = asyncio.Event()
         self._has_committed = asyncio.Event()
         self._held = False
         self._is_clean = False
         """The last commit said that the lane closes in order."""
+        self._is_at_rest = False
+        """It serves, and the fate of every commit is known."""
         self._hopeless = 0
         self._stalls = 0
         self._handover: asyncio.Future[None] | None = None
@@ -136,53 +137,53 @@ class Lane:
 
     async def _live(self) -> bool:
         """One ownership; whether it got as far as serving. Ends by being fenced, or by a broker failure on opening."""
-        self.state = LaneState.OPENING
-        served = False
+        self.state, served_before = LaneState.OPENING, self.generation
         try:
-            opened = await self._opened()
-            self._offsets, self._committed = OffsetMap(opened.point), opened.point
-            self._caution = Caution(opened.suspicion)
-            self._parts.slices.open(self.partition.partition, opened.slice)
-            try:
-                self._parts.host.begin(self.partition, opened.point.offset)
-                served, self._hopeless, self._is_clean = True, 0, False
-                await self._serve()
-            finally:
-                self._parts.slices.close(self.partition.partition, opened.slice)
+            await self._own()
         except BaseExceptionGroup as group:
             ended, rest = group.split((FencedError, StalledError))
             if rest is not None or ended is None:
+                await self._say_last_word(group)
                 raise
-            log.warning("lane_ended %d: %s", self.partition.partition, ended.exceptions[0])
-            self._note_stall(ended.exceptions[0])
+            self._note_end(ended.exceptions[0])
         except (FencedError, StalledError) as error:
-            log.warning("lane_ended %d: %s", self.partition.partition, error)
-            self._note_stall(error)
+            self._note_end(error)
         except (KafkaError, DoubtfulError) as error:
             passes = error.retriable if isinstance(error, DoubtfulError) else may_pass(error)
             self._hopeless = 0 if passes else self._hopeless + 1
             if self._hopeless >= HOPELESS_AFTER:
                 raise LaneError(f"lane {self.partition.partition} cannot open: {error!r}") from error
             log.warning("lane_opening_again %d: %r", self.partition.partition, error)
+        except BaseException as error:
+            await self._say_last_word(error)
+            raise
         finally:
             await self._let_go()
-        return served
+        return self.generation > served_before
+
+    async def _own(self) -> None:
+        opened = await self._opened()
+        self._offsets, self._committed = OffsetMap(opened.point), opened.point
+        self._caution, self._said = Caution(opened.suspicion), opened.suspicion
+        self._parts.slices.open(self.partition.partition, opened.slice)
+        try:
+            self._parts.host.begin(self.partition, opened.point.offset)
+            self._hopeless, self._is_clean, self._is_at_rest = 0, False, True
+            await self._serve()
+        finally:
+            self._parts.slices.close(self.partition.partition, opened.slice)
 
     async def _opened(self) -> Opened:
         settings, loop = self._parts.settings, asyncio.get_running_loop()
         # what the last owner left open has to time out first, perhaps on each of the ways that opening takes
         limit_seconds = settings.commit_stall_seconds + 3 * settings.transaction_timeout_ms / 1000
-        try:
-            async with asyncio.timeout(limit_seconds) as scope:
-                return await self._parts.opens(
-                    self.partition, self._commits, lambda: scope.reschedule(loop.time() + limit_seconds)
-                )
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            raise StalledError(f"opening it has not got on for {limit_seconds:g} s") from error
+        async with stalled_after(limit_seconds, "opening it has not got on") as scope:
+            return await self._parts.opens(
+                self.partition, self._commits, lambda: scope.reschedule(loop.time() + limit_seconds)
+            )
 
-    def _note_stall(self, error: BaseException) -> None:
+    def _note_end(self, error: BaseException) -> None:
+        log.warning("lane_ended %d: %s", self.partition.partition, error)
         self._stalls += isinstance(error, StalledError)
         if self._stalls > 1:
             raise LaneError(f"lane {self.partition.partition}: {error}; see to the brokers, then start again")
@@ -196,16 +197,26 @@ class Lane:
                 while True:
                     await self._until_due()
                     await self._commit_some()
+                    heed_cancellation()
                     self._pump()
             finally:
                 # from here on the group takes no tasks: records that come now are thrown away
                 self._events, self.state = None, LaneState.OPENING
 
+    async def _say_last_word(self, error: BaseException) -> None:
+        """The process ends this ownership by itself: that must not look like a death, and tell on what is on trial."""
+        if not self._is_at_rest or self._is_clean or is_out_of_memory(error):
+            return
+        point, suspicion = self._offsets.commit_point(), self._said.called_off()
+        try:
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                await self._commits.commit([], point, clean=True, suspicion=suspicion)
+        except (KafkaError, FencedError, LaneError, TimeoutError) as silenced:
+            log.warning("no_last_word of lane %d: %r", self.partition.partition, silenced)
+
     async def _let_go(self) -> None:
-        for decided in (*self._committing, *self._ready):
-            decided.dropped()
-        self._committing, self._held, self._trial = [], False, []
-        self._ready.clear()
+        self._outbox.drop()
+        self._held = self._is_at_rest = False
         self._backlog.clear()
         if self._handover is not None and not self._handover.done():
             self._handover.set_result(None)  # there is nothing left to hand over
@@ -219,8 +230,8 @@ class Lane:
             return
         if self._pumping is not None:
             self._pumping.cancel()  # one at a time: this is it
-        begun, allows = 0, self._caution.allows
-        while self._backlog and self._has_room() and allows(self._backlog[0].offset, self._offsets.unsettled):
+        begun = 0
+        while self._backlog and self._has_room() and self._caution.allows(self._offsets.unsettled):
             if begun == _BEGUN_AT_ONCE:
                 self._pumping = asyncio.get_running_loop().call_soon(self._pump)
                 return
@@ -230,7 +241,7 @@ class Lane:
                 continue
             if self._caution.suspicion.is_condemned(record.offset):
                 self._events.create_task(self._settle(self._parts.work.condemn(record)))
-            elif self._caution.suspicion.is_suspect(record.offset):
+            elif self._caution.suspicion.is_careful:
                 self._caution.is_trying = True
                 self._events.create_task(self._try(self._events, self._company_of(record)))
             else:
@@ -250,37 +261,43 @@ class Lane:
         return suspects
 
     async def _try(self, events: asyncio.TaskGroup, suspects: list[Record]) -> None:
-        """Work on suspects while no other lane of the process does: a death must not tell on an innocent event."""
+        """Work on suspects while no other lane of the process tries any, named in a commit before: a death tells."""
+        caution, first, last = self._caution, suspects[0].offset, suspects[-1].offset
         async with self._parts.trials:
-            self._trial = suspects
-            self._wake.set()
-            while self._trial:  # until a commit names them
-                await self._progress()
+            caution.suspicion = caution.suspicion.trying(first, last)
+            await self._until(lambda: self._said is caution.suspicion and not self._is_clean)
             for suspect in suspects:
                 events.create_task(self._settle(self._parts.work.settle(suspect)))
-            while self._committed.offset <= suspects[-1].offset:
-                await self._progress()
-            self._caution.is_trying = False
+            try:
+                async with asyncio.timeout(TRIAL_SECONDS):
+                    await self._until(lambda: self._committed.offset > last)
+            except TimeoutError:
+                caution.suspicion = NO_SUSPICION
+                await self._until(lambda: self._said is caution.suspicion)
+            caution.is_trying = False
         self._pump()
 
-    async def _progress(self) -> None:
-        self._has_committed.clear()
-        await self._has_committed.wait()
+    async def _until(self, true: Callable[[], bool]) -> None:
+        """Until commits have made it true."""
+        while not true():
+            self._wake.set()
+            self._has_committed.clear()
+            await self._has_committed.wait()
 
     async def _settle(self, work: Awaitable[Decided]) -> None:
-        self._ready.append(await work)
+        self._outbox.add(await work)
         self._wake.set()
 
     # outcomes out
 
     async def _until_due(self) -> None:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
-        while not (self._ready or self._handover or self._trial or self._is_idle_behind() or self._goes_on()):
+        while not (self._outbox or self._handover or self._is_behind() or self._goes_on()):
             self._wake.clear()
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
         due = loop.time() + settings.commit_interval_ms / 1000
-        while self._ready and len(self._ready) < settings.commit_batch and not (self._handover or self._is_tried()):
+        while 0 < len(self._outbox) < settings.commit_batch and not (self._handover or self._is_tried()):
             self._wake.clear()
             try:
                 async with asyncio.timeout_at(due):
@@ -289,48 +306,24 @@ class Lane:
                 return
 
     async def _commit_some(self) -> None:
-        writes = await self._write_out()
+        writes = await self._outbox.take()
         handover = self._handover
-        clean = handover is not None and not self._ready
-        for decided in self._committing:
-            self._offsets.settle(decided.offset)
-        point, trial = self._offsets.commit_point(), self._trial
-        suspicion = self._caution.suspicion.past(point.offset)
-        self._caution.suspicion = suspicion.trying(trial[0].offset, trial[-1].offset) if trial else suspicion
-        await self._commit([write for group in writes for write in group], point, clean=clean)
-        self._committed, self._stalls, self._is_clean = point, 0, clean
-        self._trial = [] if trial else self._trial
+        clean = handover is not None and not self._outbox
+        for offset in self._outbox.taken():
+            self._offsets.settle(offset)
+        point = self._offsets.commit_point()
+        suspicion = self._caution.suspicion = self._caution.suspicion.past(point.offset)
+        self._is_at_rest = False
+        async with stalled_after(self._parts.settings.commit_stall_seconds, "nothing could be committed"):
+            await self._commits.commit(writes, point, clean=clean, suspicion=suspicion)
+        self._is_at_rest = True
+        self._committed, self._said, self._stalls, self._is_clean = point, suspicion, 0, clean
         self._has_committed.set()
-        done, self._committing = self._committing, []
-        for decided, its_writes in zip(done, writes, strict=True):
-            decided.confirmed(its_writes)
+        self._outbox.confirm()
         if clean and handover is not None:
             self._handover = None
             if not handover.done():
                 handover.set_result(None)
-
-    async def _commit(self, writes: list[Write], point: CommitPoint, *, clean: bool) -> None:
-        stall_seconds = self._parts.settings.commit_stall_seconds
-        try:
-            async with asyncio.timeout(stall_seconds) as scope:
-                await self._commits.commit(writes, point, clean=clean, suspicion=self._caution.suspicion)
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            raise StalledError(f"nothing could be committed for {stall_seconds:g} s") from error
-
-    async def _write_out(self) -> list[list[Write]]:
-        settings, size_bytes = self._parts.settings, 0
-        writes: list[list[Write]] = []
-        while self._ready and len(writes) < settings.commit_batch and size_bytes < _COMMIT_BYTES:
-            decided = self._ready.popleft()
-            self._committing.append(decided)
-            moment = Moment(utc_now(), asyncio.get_running_loop().time() - decided.since)
-            writes.append(decided.writes(settings.topics, moment, self._parts.limit_bytes))
-            size_bytes += sum(len(write.value or b"") for write in writes[-1])
-            if len(writes) % _BREATHER == 0:
-                await asyncio.sleep(0)
-        return writes
 
     def _goes_on(self) -> bool:
         """Whether the last word that it closes is not true any more: the partition was kept after all."""
@@ -338,13 +331,16 @@ class Lane:
 
     def _is_tried(self) -> bool:
         """Whether all that is on trial has its outcome, and nothing more can come."""
-        return self._caution.is_trying and len(self._ready) == self._offsets.unsettled
+        return self._caution.is_trying and len(self._outbox) == self._offsets.unsettled
 
     def _is_idle(self) -> bool:
-        return not self._offsets.unsettled and not self._ready
+        return not self._offsets.unsettled and not self._outbox
 
-    def _is_idle_behind(self) -> bool:
-        return self._is_idle() and self._offsets.commit_point() != self._committed
+    def _is_behind(self) -> bool:
+        """Whether something is to be committed though no outcome is there."""
+        return self._caution.suspicion is not self._said or (
+            self._is_idle() and self._offsets.commit_point() != self._committed
+        )
 
     def _heartbeat_seconds(self) -> float:
         return self._parts.settings.heartbeat_interval_ms / 1000

@@ -2,6 +2,8 @@
 
 import asyncio
 import enum
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +27,25 @@ class LaneState(enum.Enum):
 
 class StalledError(Exception):
     """Outcomes were in hand and could not be committed for longer than the settings allow."""
+
+
+@asynccontextmanager
+async def stalled_after(limit_seconds: float, what: str) -> AsyncIterator[asyncio.Timeout]:
+    """Bound the block; whoever gets on within it may put the limit off. Raises StalledError."""
+    try:
+        async with asyncio.timeout(limit_seconds) as scope:
+            yield scope
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise StalledError(f"{what} for {limit_seconds:g} s") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an event may have eaten the memory: that does tell on what is on trial."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(is_out_of_memory(each) for each in error.exceptions)
+    return isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
 
 
 class Host(Protocol):

@@ -23,6 +23,7 @@ from consumer.dedup.restore import restore
 from consumer.dedup.store import DedupSlice
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.commits import LaneCommits, LastCommit
+from consumer.to_the_end import heed_cancellation
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Opening:
             marks = [] if started else [commits.started_mark()]
             await commits.commit(marks, point, suspicion=suspicion)
             self._demand_assigned(partition)
+            heed_cancellation()
         except BaseException:
             slice_.close()
             raise

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.faults.fleet import Death, Fleet, Slot
 from tests.faults.plan import ENGINE_KINDS, NETWORK_KINDS, Fault, Kind, Point
-from tests.faults.surroundings import Deed, Surroundings
+from tests.faults.surroundings import APPEAR_SECONDS, Deed, Surroundings
 
 TRIP_SECONDS = 20.0
 """How long an armed process is given to reach its crash point."""
@@ -85,25 +85,28 @@ class Adversary:
         deed.until = time.time()
         self.deeds.append(deed)
 
-    def _send(self, deed: Deed, name: str, number: signal.Signals) -> None:
-        pid = self._fleet.signal(name, number)
+    async def _send(self, deed: Deed, name: str, number: signal.Signals) -> None:
+        end = time.monotonic() + APPEAR_SECONDS
+        while (pid := self._fleet.signal(name, number)) is None and time.monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # the next process is on its way
+        deed.at = time.time()
         if pid is None:
             deed.miss("nobody was there")
         else:
             deed.pids.append(pid)
 
     async def _kill(self, deed: Deed, slot: Slot) -> None:
-        self._send(deed, slot.name, signal.SIGKILL)
+        await self._send(deed, slot.name, signal.SIGKILL)
 
     async def _kill_all(self, deed: Deed, _: Slot) -> None:
         for name in self._names:
-            self._send(deed, name, signal.SIGKILL)
+            await self._send(deed, name, signal.SIGKILL)
 
     async def _leave(self, deed: Deed, slot: Slot) -> None:
-        self._send(deed, slot.name, signal.SIGTERM)
+        await self._send(deed, slot.name, signal.SIGTERM)
 
     async def _freeze(self, deed: Deed, slot: Slot) -> None:
-        self._send(deed, slot.name, signal.SIGSTOP)
+        await self._send(deed, slot.name, signal.SIGSTOP)
         await asyncio.sleep(deed.fault.hold_seconds)
         for pid in deed.pids:
             signal_if_there(pid, signal.SIGCONT)

@@ -13,7 +13,7 @@ from tests.faults.load import Load
 from tests.faults.plan import ENGINE_KINDS, NETWORK_KINDS, Kind, Plan
 from tests.faults.proxy import Proxy
 from tests.faults.reader import Reader
-from tests.faults.report import Run, recoveries
+from tests.faults.report import Run, recoveries, too_slow
 from tests.faults.stage import Cast, fault_free_texts, set_up
 from tests.faults.surroundings import Brokers, Deed, Surroundings, small_disk
 from tests.faults.verifier import Outputs, Verdict, judge
@@ -54,6 +54,7 @@ async def run(plan: Plan, folder: Path, kafka: Brokers, cast: Cast = Cast.SIMULA
     verdict = judge(load.published, outputs, lags, fleet.journal(), *_moments(fleet, adversary.deeds))
     _add_own_findings(verdict, load, fleet, adversary, settled=settled)
     recovery = recoveries(adversary.deeds, fleet.deaths, outputs.transcripts, shares.partitions)
+    verdict.findings.extend(too_slow(recovery))
     return Run(plan, time.monotonic() - begun, adversary.deeds, fleet.deaths, verdict, recovery)
 
 

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 END_SECONDS = 60.0
 """SIGTERM to exit, at most: the service's own grace is shorter."""
 BREATHER_SECONDS = 0.2
+SESSION_SECONDS = 6.0
+"""The session time-out that the service processes run with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def fast_settings(bootstrap_servers: str, name: str, partitions: int, recordings
         "fetch_allow": recordings.as_uri() + "/",
         "decode_workers": 1,
         "spool_bytes": 4 * 1024 * 1024,
-        "session_timeout_ms": 6000,
+        "session_timeout_ms": round(SESSION_SECONDS * 1000),
         "heartbeat_interval_ms": 500,
         "rebalance_timeout_ms": 10_000,
         "revoke_drain_seconds": 3.0,

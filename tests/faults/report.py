@@ -1,5 +1,6 @@
 """The table and the JSON of a run."""
 
+import math
 import os
 import platform
 import statistics
@@ -13,15 +14,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.fleet import Death
-from tests.faults.plan import Fault, Plan
+from tests.faults.fleet import SESSION_SECONDS, Death
+from tests.faults.plan import BROKER_KINDS, Fault, Kind, Plan
 from tests.faults.reader import Seen
 from tests.faults.surroundings import Deed
 from tests.faults.trials import Trial
-from tests.faults.verifier import Verdict, murmur2
+from tests.faults.verifier import Finding, Verdict, murmur2
 
 PACKAGES = ("earwitness", "aiokafka", "confluent-kafka", "uvloop")
 FINDINGS_SHOWN = 20
+LIMIT_SECONDS: dict[str, float] = {Kind.KILL: SESSION_SECONDS + 5.0, **dict.fromkeys(BROKER_KINDS, 15.0)}
+"""How long a fault that nothing else falls together with may be felt by any partition."""
 ECHO_SECONDS = 12.0
 """So long a fault that is over may still be felt: the session time-out, and what follows from it."""
 
@@ -83,6 +86,23 @@ def recoveries(
             )
             found.append(Recovery(name_of(deed.fault), round(max(gaps), 2), alone))
     return found
+
+
+def too_slow(recovery: Sequence[Recovery]) -> list[Finding]:
+    """Faults that were felt alone and for too long."""
+    found = []
+    for one in recovery:
+        limit_seconds = LIMIT_SECONDS.get(one.kind, math.inf)
+        if one.alone and one.seconds > limit_seconds:
+            detail = f"{one.seconds:g} s, not {limit_seconds:g} s"
+            found.append(Finding("every partition works again in time", one.kind, detail))
+    return found
+
+
+def never_seen(deeds: Sequence[Deed]) -> list[str]:
+    """Kinds of faults that were planned, and of which none came about: this run says nothing about them."""
+    came = {name_of(deed.fault) for deed in deeds if not deed.missed}
+    return sorted({name_of(deed.fault) for deed in deeds} - came)
 
 
 def _felt(begun: float, until: float, at: float, end: float) -> bool:
@@ -164,6 +184,7 @@ def run_as_json(run: Run) -> dict[str, Any]:
         "deaths": len(run.deaths),
         "kills": run.kills,
         "recovery_seconds": {kind: _summed(of_kind) for kind, of_kind in sorted(_by_kind(run.recovery).items())},
+        "never_seen": never_seen(run.deeds),
         "findings": [asdict(finding) for finding in run.verdict.findings],
         "faults": [deed.as_json() for deed in sorted(run.deeds, key=lambda deed: deed.at)],
     }
@@ -193,6 +214,8 @@ def show_run(run: Run, console: Console) -> None:
         f"{verdict.recordings} recordings, {verdict.heard_again} heard again ({verdict.in_flight} were in flight when "
         f"something happened, {verdict.by_zombies} begun by zombies)"
     )
+    if missing := never_seen(run.deeds):
+        console.print(f"NOT SEEN, so not proven by this run: {', '.join(missing)}", style="yellow", markup=False)
     for finding in verdict.findings[:FINDINGS_SHOWN]:
         console.print(f"BROKEN {finding.rule}: {finding.subject}: {finding.detail}", style="red", markup=False)
     if len(verdict.findings) > FINDINGS_SHOWN:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.faults.load import Published, is_good
-from tests.faults.plan import REASONS, Fault, Kind, PlannedEvent, Shape
+from tests.faults.plan import REASONS, Fault, Kind, PlannedEvent, Point, Shape
 from tests.faults.reader import Lag, Seen
-from tests.faults.report import Recovery, recoveries
+from tests.faults.report import Recovery, never_seen, recoveries, too_slow
 from tests.faults.surroundings import Deed, java_hash
 from tests.faults.verifier import Outputs, Verdict, judge, murmur2
 
@@ -185,6 +185,17 @@ def test_what_was_in_flight_when_its_process_died_may_be_heard_again_once() -> N
     assert [finding.subject for finding in ran.judged().findings] == [DIGESTS[0]]
 
 
+def test_a_rebalance_excuses_a_hearing_only_where_it_took_the_recordings_partition_away() -> None:
+    owner = murmur2(DIGESTS[0].encode()) % PARTITIONS
+    kept, lost = list(range(PARTITIONS)), [number for number in range(PARTITIONS) if number != owner]
+    for given, findings in ((kept, [DIGESTS[0]]), (lost, [])):
+        ran = Ran()
+        ran.journal.append({"at": 100.7, "pid": PID, "what": "assigned", "partitions": given})
+        ran.journal.append(ran.hearing(DIGESTS[0], at=100.9))
+
+        assert [finding.subject for finding in ran.judged().findings] == findings
+
+
 def test_what_was_published_before_its_process_died_may_not_be_heard_again() -> None:
     ran = Ran()
     ran.disturbances.append((150.0, PID))
@@ -211,6 +222,17 @@ def test_recovery_is_the_time_until_the_slowest_partition_has_a_transcript_again
 
     assert recoveries(deeds[:1], [], outputs, 2) == [Recovery("kill", 5.0, alone=True)]
     assert recoveries(deeds, [], outputs, 2) == [Recovery("kill", 5.0, alone=False)]
+
+
+def test_a_fault_that_was_felt_alone_must_be_over_in_time() -> None:
+    kill = [Recovery("kill", 11.5, alone=True), Recovery("kill", 40.0, alone=False), Recovery("kill", 10.5, alone=True)]
+    assert [finding.detail for finding in too_slow(kill)] == ["11.5 s, not 11 s"]
+
+
+def test_faults_that_never_came_about_are_named() -> None:
+    came = [Deed(Fault(0.0, Kind.KILL, 0), 10.0), Deed(Fault(0.0, Kind.KILL, 0), 11.0, missed=True)]
+    never = Deed(Fault(0.0, Kind.CRASH, 0, Point.AFTER_SEND), 10.0, missed=True)
+    assert never_seen([*came, never]) == ["crash after-send"]
 
 
 def test_a_coordinators_partition_is_found_as_java_hashes_names() -> None:

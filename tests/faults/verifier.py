@@ -69,7 +69,7 @@ def judge(
     _strangers(published, outputs, verdict)
     _paid_once(outputs, verdict)
     _dedup(outputs, len(lags), verdict)
-    _hearings(_known_at(published, outputs), journal, disturbances, awakenings, verdict)
+    _hearings(_known_at(published, outputs), len(lags), journal, disturbances, awakenings, verdict)
     for lag in lags:
         if lag.committed != lag.end:
             verdict.blame("lag is not 0", f"partition {lag.partition}", f"committed {lag.committed} of {lag.end}")
@@ -171,29 +171,45 @@ def _known_at(published: Sequence[Published], outputs: Outputs) -> dict[str, flo
     return known | {seen.value["sha256"]: seen.timestamp for seen in outputs.transcripts if not seen.value["cached"]}
 
 
+def _left(journal: Sequence[Mapping[str, Any]], partitions: int) -> dict[tuple[int, int], list[float]]:
+    """By process and partition: when the process closed that lane, or was not given the partition again."""
+    found: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for line in journal:
+        gone: Iterable[int] = ()
+        if line["what"] == "assigned":
+            gone = set(range(partitions)) - set(line["partitions"])
+        elif line["what"] == "lane-closes":
+            gone = (line["partition"],)
+        for partition in gone:
+            found[line["pid"], partition].append(line["at"])
+    return found
+
+
 def _hearings(
     known_at: Mapping[str, float],
+    partitions: int,
     journal: Sequence[Mapping[str, Any]],
     disturbances: Iterable[tuple[float, int]],
     awakenings: Iterable[tuple[float, int]],
     verdict: Verdict,
 ) -> None:
-    told = [(line["at"], line["pid"]) for line in journal if line["what"] in ("dies", "assigned", "lane-closes")]
-    moments, awake = _by_process([*disturbances, *told]), _by_process(awakenings)
+    deaths = [(line["at"], line["pid"]) for line in journal if line["what"] == "dies"]
+    moments, awake, left = _by_process([*disturbances, *deaths]), _by_process(awakenings), _left(journal, partitions)
     hearings: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for line in journal:
         if line["what"] == "hears":
             hearings[line["digest"]].append((line["at"], line["pid"]))
     verdict.recordings = len(hearings)
     for digest, begun in hearings.items():
+        owner, known = murmur2(digest.encode()) % partitions, known_at.get(digest)
         verdict.hearings += len(begun)
         verdict.heard_again += len(begun) - 1
-        cut_off = [_cut_off(at, moments[pid], known_at.get(digest)) for at, pid in begun]
+        cut_off = [_cut_off(at, [*moments[pid], *left.get((pid, owner), ())], known) for at, pid in begun]
         zombies = [any(0 <= at - then <= UNWINDING_SECONDS for then in awake[pid]) for at, pid in begun]
         verdict.in_flight += sum(cut_off)
         verdict.by_zombies += sum(zombie and not cut for cut, zombie in zip(cut_off, zombies, strict=True))
         if len(begun) - 1 > sum(cut or zombie for cut, zombie in zip(cut_off, zombies, strict=True)):
-            detail = f"heard {begun}, {sum(cut_off)} of them cut off, published at {known_at.get(digest)}"
+            detail = f"heard {begun}, {sum(cut_off)} of them cut off, published at {known}"
             verdict.blame("only what was in flight is heard again", digest, detail)
 
 

@@ -8,16 +8,17 @@ import pytest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from consumer.core import commit_metadata
+from consumer.core.model import Record
 from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION
 from consumer.dedup.restore import restore
-from consumer.errors import LaneError
+from consumer.errors import LaneError, ServiceError
 from consumer.kafka.lane_parts import LaneState
 from consumer.kafka.transaction import LaneProducer, OffsetCommit
 from consumer.settings import Settings
 from schemas.topics import Topics
 from tests.support.kafka import Written, read_topic, write_records
-from tests.support.lanes import ScriptedWork, committed, joined, thief, until
+from tests.support.lanes import Outcome, ScriptedWork, committed, joined, thief, until
 
 pytestmark = pytest.mark.kafka
 
@@ -268,8 +269,46 @@ async def test_an_event_that_kills_the_process_each_time_is_condemned_and_its_ne
         deaths += 1
         assert deaths < 10, "a crash loop"
 
-    assert deaths == 5, "twice in company, once among few, twice alone"
+    assert deaths == 6, "twice in company, once among few, three times alone"
     assert transcripts(settings) == [b"a", b"b", b"c", b"killer"]
+
+
+async def test_a_killer_that_comes_behind_a_gap_after_other_deaths_is_found_too(settings: Settings) -> None:
+    async with thief(settings, partition=99) as other:  # its marker takes the offset behind the event
+        await other.begin_transaction()
+        await other.send_and_wait(settings.topics.events, b"a", partition=0)
+        await other.commit_transaction()
+    assert await dies_of(settings, b"a")
+    assert await dies_of(settings, b"a")
+    publish(settings, b"killer", b"b", b"c")
+    deaths = 0
+    while await dies_of(settings, b"killer"):
+        deaths += 1
+        assert deaths < 10, "a crash loop"
+
+    assert transcripts(settings) == [b"a", b"b", b"c", b"killer"]
+
+
+async def test_an_event_over_which_the_service_has_stopped_by_itself_is_heard_when_that_is_mended(
+    settings: Settings,
+) -> None:
+    class FullDisk(ScriptedWork):
+        async def settle(self, record: Record) -> Outcome:
+            raise ServiceError("the disk is full")
+
+    publish(settings, b"a")
+    for _ in range(7):
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with joined(settings, FullDisk()) as member:
+                await member.until(lambda: False)
+        assert caught.group_contains(ServiceError, match="full")
+    last = await committed(settings)
+    found = commit_metadata.decode(last.metadata, last.offset or 0)
+    assert (found.clean, found.suspicion) == (True, NO_SUSPICION)
+
+    async with joined(settings) as member:
+        await member.until(lambda: len(member.work.confirmed) == 1)
+    assert member.work.condemned == []
 
 
 async def dies_of(settings: Settings, killer: bytes) -> bool:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from consumer.core.model import Record
+from consumer.core.suspicion import CAREFUL_AFTER_DEATHS
+from consumer.kafka import lane
 from consumer.kafka.topics import create
 from tests.support.kafka import Broker, Written, fresh_settings, read_topic, write_records
 from tests.support.lanes import Outcome, ScriptedWork, joined
@@ -71,3 +73,32 @@ async def test_an_event_that_is_tried_while_another_lane_has_the_killer_is_not_c
 
     assert condemned == [b"killer"]
     assert len(read_topic(kafka.bootstrap_servers, settings.topics.transcripts)) == 2
+
+
+async def test_lanes_wait_for_a_trial_only_so_long_as_a_killer_of_the_quick_kind_lives(
+    kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = fresh_settings(
+        kafka.bootstrap_servers,
+        partitions=2,
+        state_dir=tmp_path,
+        session_timeout_ms=3000,
+        heartbeat_interval_ms=300,
+        commit_interval_ms=20,
+    )
+    await create(settings)
+    both = [Written(b"long", partition=0), Written(b"short", partition=1)]
+    write_records(kafka.bootstrap_servers, settings.topics.events, both)
+    for _ in range(CAREFUL_AFTER_DEATHS):
+        dying = ScriptedWork()
+        dying.held = {b"long", b"short"}
+        async with joined(settings, dying, drain=False) as member:
+            await member.until(lambda dying=dying: len(dying.given) == 2)  # type: ignore[misc]
+
+    monkeypatch.setattr(lane, "TRIAL_SECONDS", 0.2)
+    work = ScriptedWork()
+    work.held = {b"long"}
+    async with joined(settings, work) as member:
+        await member.until(lambda: [record.value for record in work.confirmed] == [b"short"])
+        work.release()
+        await member.until(lambda: len(work.confirmed) == 2)

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
@@ -14,6 +15,7 @@ from consumer.core.outcomes import Moment, Write
 from consumer.dedup.store import DedupSlices
 from consumer.kafka.committed import Committed, CommittedOffsets
 from consumer.kafka.intake import Intake
+from consumer.kafka.lane import Lane
 from consumer.kafka.member import member
 from consumer.settings import Settings
 from schemas.topics import Topics
@@ -101,8 +103,8 @@ async def until(true: Callable[[], bool], running: asyncio.Task[None] | None = N
 
 @asynccontextmanager
 async def joined(settings: Settings, work: ScriptedWork | None = None, *, drain: bool = True) -> AsyncIterator[Member]:
-    """A member of the group; at the end it drains, or with ``drain=False`` is cut off like a crash."""
-    work, slices = work or ScriptedWork(), DedupSlices()
+    """A member of the group; at the end it drains, or with ``drain=False`` is cut off like a crash: without a word."""
+    work, slices, crashes = work or ScriptedWork(), DedupSlices(), not drain
     async with member(settings, slices, lambda _: work) as intake:
         running = asyncio.create_task(intake.run())
         try:
@@ -116,8 +118,12 @@ async def joined(settings: Settings, work: ScriptedWork | None = None, *, drain:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     await running
             else:
-                running.cancel()
-                await asyncio.wait([running])
+                with patch.object(Lane, "_say_last_word", _nothing) if crashes else nullcontext():
+                    running.cancel()
+                    await asyncio.wait([running])
+
+
+async def _nothing(*_: object) -> None: ...
 
 
 async def committed(settings: Settings, partition: int = 0) -> Committed:

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -164,6 +165,15 @@ def test_a_record_too_large_for_its_dead_letter_stays_at_its_origin() -> None:
     assert len(write.value or b"") <= LIMIT
     assert (letter["payload_base64"], letter["origin"]["headers"], letter["origin"]["offset"]) == (None, [], 40)
     assert "too large" in letter["detail"]
+
+
+def test_a_record_with_a_huge_key_or_a_forged_origin_has_a_dead_letter_too() -> None:
+    forged = ((Header.MOVES, b"1"), (Header.ORIGIN, b"t" * 2_000_000 + b"/0/1"))
+    notes = _notes(headers=forged)
+    notes.record = replace(notes.record, key=bytes(2_000_000))
+    write = _dead(notes).writes(TOPICS, MOMENT, LIMIT)[0]
+    assert len(write.value or b"") <= LIMIT
+    assert (_json(write)["origin"]["topic"], _json(write)["origin"]["offset"]) == ("audio.events", 40)
 
 
 def test_a_moved_event_is_the_same_record_under_its_digest() -> None:
