@@ -196,7 +196,12 @@ class CtcModel:
         return [scores for part in self._parts(chunks) for scores in self.network.log_probabilities(part)]
 
     def warm_up(self, lengths_seconds: Sequence[float]) -> None:
-        """Hear a batch of each length, with padding and without, so that no caller waits for what is made once."""
+        """Hear a batch of each length, with padding and without, so that no caller waits for what is made once.
+
+        On a CPU nothing is made for a length, and a minute of start would buy nothing: its load has heard a batch.
+        """
+        if self.network.device.type == "cpu":
+            return
         for seconds in lengths_seconds:
             full = np.zeros(int(seconds * SAMPLE_RATE), np.int16)
             for peer in (full, full[: full.size * 3 // 4]):

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -171,8 +171,10 @@ def report(title: str, lines: Sequence[Figures], found: dict[str, Any]) -> str:
     return "\n".join(said)
 
 
-def measure(asked: argparse.Namespace, folder: Path, bootstrap_servers: str) -> dict[str, Any]:
-    """Every engine that was asked for."""
+def measure(
+    asked: argparse.Namespace, folder: Path, bootstrap_servers: str, save: Callable[[dict[str, Any]], None]
+) -> None:
+    """Every engine that was asked for; what is found is saved after each."""
     measured, others = split_cores(asked.cores)
     shared = measured == others
     print(
@@ -200,7 +202,7 @@ def measure(asked: argparse.Namespace, folder: Path, bootstrap_servers: str) -> 
         if asked.out is not None:
             asked.out.parent.mkdir(parents=True, exist_ok=True)
             draw(asked.out.with_suffix(f".{engine}.svg"), title, lines)
-    return found
+        save(found)
 
 
 def copied(clips: Sequence[Clip], folder: Path) -> list[Clip]:
@@ -255,13 +257,16 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     asked = parsed(arguments)
+
+    def save(found: dict[str, Any]) -> None:
+        if asked.out is not None:
+            write_json(asked.out, "tests.bench.engines", arguments, found)
+
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         stack.enter_context(on_cores(split_cores(asked.cores)[1]))
         servers = asked.kafka or stack.enter_context(LocalKafka(folder / "kafka")).bootstrap_servers
-        found = measure(asked, folder, servers)
-    if asked.out is not None:
-        write_json(asked.out, "tests.bench.engines", arguments, found)
+        measure(asked, folder, servers, save)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from tests.support.kafka import Written, partition_count
 from tests.support.service import serving
 
 TIMEOUT_SECONDS = 3600.0
+LOADED_SECONDS = 600.0
+"""A model of the true size may take so long until it hears."""
 FLUSH_SECONDS = 60.0
 
 
@@ -143,7 +145,7 @@ async def run_service(
         service_context = serving(settings)
         service = await service_context.__aenter__()
     try:
-        await service.until_log("lane_open", settings.partitions)
+        await service.until_log("lane_open", settings.partitions, LOADED_SECONDS)
         pid = service.process.pid
         audio_seconds = sum(clip.seconds for clip in clips)
         with Reader(settings) as reader, PeakMemory(pid) as memory:

@@ -32,9 +32,9 @@ class ServiceProcess:
         async with self._more:
             self._more.notify_all()
 
-    async def until_log(self, pattern: str, times: int = 1) -> None:
+    async def until_log(self, pattern: str, times: int = 1, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Wait until its log has said something that often."""
-        async with asyncio.timeout(TIMEOUT_SECONDS), self._more:
+        async with asyncio.timeout(timeout_seconds), self._more:
             while self.said(pattern) < times:
                 assert not self._reader.done(), "\n".join(self.lines)
                 await self._more.wait()
