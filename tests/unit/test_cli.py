@@ -173,6 +173,8 @@ def test_the_command_line_loads_no_model_library_before_it_needs_one() -> None:
         ["topics", "check"],
         ["config"],
         ["watch-metrics"],
+        ["summary"],
+        ["report"],
     ],
 )
 def test_every_command_has_help(earwitness: Earwitness, command: list[str]) -> None:
