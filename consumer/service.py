@@ -23,6 +23,7 @@ from consumer.kafka import topics
 from consumer.kafka.intake import Intake
 from consumer.kafka.lane_parts import Work
 from consumer.kafka.member import member
+from consumer.kafka.watch import watch
 from consumer.pipeline import Pipeline
 from consumer.settings import Settings
 from consumer.settled import Memory
@@ -102,12 +103,15 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
                 partitions=intake.partitions,
             )
 
+        watching = tasks.create_task(watch(settings), name="watch metrics") if settings.watch_metrics else None
         try:
             async with member(settings, slices, make_work, engine.set_share) as intake:
                 stopping.from_now_on(intake.drain)
                 await intake.run()
         finally:
             flights.stop()
+            if watching is not None:
+                watching.cancel()
 
 
 class _Stopping:

@@ -18,6 +18,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     model_validator,
 )
 from pydantic_settings import (
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
     partition_assignor: Literal["range", "roundrobin", "sticky"] = "sticky"
     """`sticky` keeps lanes where they are when processes come and go; the same in the whole group."""
     topic_prefix: str = "audio"
-    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`."""
+    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.alerts`."""
     partitions: PositiveInt = 12
     """Partitions of each topic when `topics create` makes them; the upper limit of processes that share the work."""
     replication_factor: int = Field(default=-1, ge=-1)
@@ -198,10 +199,32 @@ class Settings(BaseSettings):
     """Overrides the built-in price of `api_model`; needed for models that the price table does not know."""
     critical_route: Literal["local", "api"] = "local"
     """Who serves events marked `critical`."""
+    budget_usd_per_day: NonNegativeFloat | None = None
+    """What the group may pay to APIs in a UTC day; `budget_low` is raised at 80 and 100 % of it; absent: no limit."""
     breaker_failures: PositiveInt = 5
     """Failures in a row after which an engine is left alone."""
     breaker_reset_seconds: PositiveFloat = 15.0
     """How long until one request tries it again."""
+
+    # Alerts
+    watch_metrics: bool = True
+    """`serve` watches the metrics topic too, one process of the group at a time, and publishes alerts."""
+    alert_latency_p95_seconds: PositiveFloat = 60.0
+    """`latency_high`: 95 % of events take up to more than this, from publication to commit."""
+    alert_error_rate: float = Field(default=0.05, gt=0, lt=1)
+    """`error_rate_high`: a larger share of events became dead letters."""
+    alert_quality_drop: PositiveFloat = 0.2
+    """`quality_drop`: WER or disagreement is worse than in the week before by a larger share of that."""
+    alert_dead_letters: NonNegativeInt = 0
+    """`dead_letters`: more of them came within an hour."""
+    alert_lag_growth: PositiveInt = 100
+    """`lag_growing`: the events that wait grew by more within 5 minutes."""
+    alert_min_events: PositiveInt = 20
+    """A window with fewer events raises neither `latency_high` nor `error_rate_high`; a longer one decides."""
+    alert_min_words: PositiveInt = 5000
+    """A window or a baseline with fewer reference words raises no `quality_drop`."""
+    alert_webhook: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = Field(default=None, repr=False)
+    """Address that each alert is posted to as JSON, once and without a promise; never printed, it may be a secret."""
 
     # Service
     dedup_scope: Literal["tenant", "global"] = "tenant"

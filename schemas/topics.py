@@ -41,6 +41,10 @@ class Topics:
         return f"{self.prefix}.dead-letters"
 
     @property
+    def alerts(self) -> str:
+        return f"{self.prefix}.alerts"
+
+    @property
     def review(self) -> str:
         """Which dead letters were handled: kept by whoever reviews them, made when the first one is."""
         return f"{self.prefix}.review"
@@ -64,6 +68,7 @@ class Topics:
                 {**roomy, "cleanup.policy": "compact", "delete.retention.ms": str(90 * 24 * 3600 * 1000)},
             ),
             TopicSpec(self.dead_letters, partitions, roomy),
+            TopicSpec(self.alerts, partitions, {"cleanup.policy": "compact"}),
         ]
 
 

@@ -5,23 +5,20 @@ would need no topic, but Kafka forgets those of a group without members after a 
 untouched.
 """
 
-import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import groupby
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from pydantic import ValidationError
 
 from consumer.core.model import Record
 from consumer.core.review import Letter, LetterId, Mark
 from consumer.errors import ServiceError
-from consumer.kafka.client import connection
-from consumer.kafka.handling import GONE, TIMEOUT_SECONDS, Decide, Handled, taking
+from consumer.kafka.handling import GONE, Decide, Handled, taking
+from consumer.kafka.reading import Reader, reading
 from consumer.kafka.topics import make_if_missing, partition_counts
 from consumer.settings import Settings
 from schemas.topics import TopicSpec
@@ -30,39 +27,30 @@ _TOGETHER = 100
 """Letters in one transaction at most."""
 _TOGETHER_BYTES = 8 * 1024 * 1024
 """Their size, give or take the last one."""
-_POLL_MS = 50
-"""Short: a transaction marker at the end gives no record, only the position says that it was passed."""
-_EARLIER_MS = 60_000
-"""A letter's record is written after the event failed; clocks may differ by so much."""
 
 
 class Desk:
     """The dead letters and their marks; one operation at a time. Made by ``review_desk``."""
 
-    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, counts: Mapping[str, int]) -> None:
+    def __init__(self, settings: Settings, reader: Reader) -> None:
         self._settings = settings
         self._topics = settings.topics
-        self._consumer = consumer
-        self._partitions = counts[self._topics.dead_letters]
-        self._marked = counts.get(self._topics.review)
+        self._reader = reader
+        self._partitions = reader.counts[self._topics.dead_letters]
+        self._marked = reader.counts.get(self._topics.review)
         self.run = secrets.token_hex(4)
 
     async def letters(self, since_ms: int | None = None) -> AsyncGenerator[Letter, None]:
         """Every letter up to the present end, those written before ``since_ms`` left out as far as that is quick."""
-        every = [TopicPartition(self._topics.dead_letters, number) for number in range(self._partitions)]
-        starts = dict.fromkeys(every, 0)
-        if since_ms is not None:
-            found = await self._consumer.offsets_for_times(dict.fromkeys(every, max(0, since_ms - _EARLIER_MS)))
-            # none so late: nothing to read
-            starts = {at: place.offset for at, place in found.items() if place is not None}
-        async for record in self._scan(starts):
+        starts = await self._reader.starts(self._topics.dead_letters, since_ms)
+        async for record in self._reader.scan(starts):
             yield Letter.of(_record(record))
 
     async def marks(self, partition: int | None = None) -> dict[LetterId, Mark]:
         """The marks of all letters, or of one partition's. Whole only where nobody else is handling letters."""
         numbers = range(self._marked or 0) if partition is None else [partition] if self._marked else []
         marks: dict[LetterId, Mark] = {}
-        async for record in self._scan({TopicPartition(self._topics.review, number): 0 for number in numbers}):
+        async for record in self._reader.scan({TopicPartition(self._topics.review, number): 0 for number in numbers}):
             try:
                 letter = LetterId.parse((record.key or b"").decode("ascii", "replace"))
                 if record.value is None:
@@ -79,7 +67,9 @@ class Desk:
         if letter.partition >= self._partitions:
             return None
         at = TopicPartition(self._topics.dead_letters, letter.partition)
-        found = [Letter.of(_record(record)) async for record in self._scan({at: letter.offset}, letter.offset + 1)]
+        found = [
+            Letter.of(_record(record)) async for record in self._reader.scan({at: letter.offset}, letter.offset + 1)
+        ]
         return found[0] if found else None
 
     async def handle(self, ids: Iterable[LetterId], decide: Decide) -> AsyncGenerator[Handled, None]:
@@ -119,7 +109,7 @@ class Desk:
         at = TopicPartition(self._topics.dead_letters, ids[0].partition)
         letters: dict[LetterId, Letter] = {}
         size_bytes = 0
-        async with aclosing(self._scan({at: together[0].offset}, together[-1].offset + 1)) as records:
+        async with aclosing(self._reader.scan({at: together[0].offset}, together[-1].offset + 1)) as records:
             async for record in records:
                 id_ = LetterId(record.partition, record.offset)
                 if id_ in together:
@@ -129,55 +119,12 @@ class Desk:
                         return letters, together.index(id_) + 1
         return letters, len(together)
 
-    async def _scan(self, starts: Mapping[TopicPartition, int], stop: int | None = None) -> AsyncGenerator[Any, None]:
-        """Committed records from the starts to the ends as of now, or below ``stop``."""
-        if not starts:
-            return
-        consumer, loop = self._consumer, asyncio.get_running_loop()
-        firsts, ends = await consumer.beginning_offsets(list(starts)), await consumer.end_offsets(list(starts))
-        if stop is not None:
-            ends = {at: min(end, stop) for at, end in ends.items()}
-        consumer.assign(list(starts))
-        for at, start in starts.items():
-            consumer.seek(at, max(start, firsts[at]))
-        waiting = {at for at, start in starts.items() if max(start, firsts[at]) < ends[at]}
-        last = loop.time()
-        while waiting:
-            for at, records in (await consumer.getmany(*waiting, timeout_ms=_POLL_MS)).items():
-                last = loop.time()
-                for record in records:
-                    if record.offset < ends[at]:
-                        yield record
-            # transaction markers move the position too, and give no record
-            waiting = {at for at in waiting if await consumer.position(at) < ends[at]}
-            if loop.time() - last > TIMEOUT_SECONDS:
-                raise ServiceError(f"Kafka gave no more of {', '.join(sorted({at.topic for at in waiting}))} in time")
-
 
 @asynccontextmanager
 async def review_desk(settings: Settings) -> AsyncIterator[Desk]:
     """A desk for the length of the block. Raises ServiceError when no broker answers or the topic is missing."""
-    counts = await partition_counts(settings)
-    if settings.topics.dead_letters not in counts:
-        raise ServiceError(f"{settings.topics.dead_letters} is missing: run `earwitness topics create`")
-    consumer = AIOKafkaConsumer(
-        **connection(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        # a fetch that waits at one end holds up the next scan
-        fetch_max_wait_ms=_POLL_MS,
-        max_partition_fetch_bytes=4 * 1024 * 1024,
-    )
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            await consumer.start()
-        yield Desk(settings, consumer, counts)
-    except (KafkaError, TimeoutError) as error:
-        raise ServiceError(f"Kafka at {settings.kafka_bootstrap_servers}: {error!r}; run this again") from error
-    finally:
-        await consumer.stop()
+    async with reading(settings, settings.topics.dead_letters) as reader:
+        yield Desk(settings, reader)
 
 
 def _record(record: Any) -> Record:

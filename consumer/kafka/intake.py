@@ -61,7 +61,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             heartbeat_interval_ms=settings.heartbeat_interval_ms,
             rebalance_timeout_ms=settings.rebalance_timeout_ms,
             max_poll_interval_ms=24 * 3600 * 1000,  # a full service polls nothing and is well
-            partition_assignment_strategy=[_assignor(settings.partition_assignor)],
+            partition_assignment_strategy=[assignor(settings.partition_assignor)],
         )
 
     @property
@@ -267,7 +267,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("not every lane could commit within %g s", limit_seconds)
 
 
-def _assignor(name: str) -> type:
+def assignor(name: str) -> type:
+    """A consumer's own partition assignor, by the setting."""
     assignors: dict[str, type] = {
         "range": RangePartitionAssignor,
         "roundrobin": RoundRobinPartitionAssignor,

@@ -163,7 +163,20 @@ def test_the_command_line_loads_no_model_library_before_it_needs_one() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["publish"], ["topics", "create"], ["topics", "check"], ["config"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["serve"],
+        ["publish"],
+        ["topics", "create"],
+        ["topics", "check"],
+        ["config"],
+        ["watch-metrics"],
+        ["summary"],
+        ["report"],
+    ],
+)
 def test_every_command_has_help(earwitness: Earwitness, command: list[str]) -> None:
     assert earwitness(*command, "--help") == 0
     assert "Usage: earwitness" in earwitness.out

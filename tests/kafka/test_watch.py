@@ -1,0 +1,143 @@
+"""Alerts on a real topic: told once, remembered across restarts, and by one process of the group at a time."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import orjson
+import pytest
+
+from consumer.kafka.watch import watch
+from consumer.settings import Settings
+from schemas.codec import encode
+from schemas.codes import Reason
+from schemas.models import TranscriptionMetric, utc_now
+from schemas.topics import Topics
+from tests.support.kafka import Broker, Written, read_topic, write_records
+from tests.support.metrics import metric
+from tests.support.scenario import event, fresh_service, publish, settings_for, until
+
+pytestmark = pytest.mark.kafka
+Clock = Callable[[], datetime]
+
+
+async def write(settings: Settings, *found: TranscriptionMetric | bytes) -> None:
+    records = [Written(one if isinstance(one, bytes) else encode(one), b"%d" % n) for n, one in enumerate(found)]
+    await asyncio.to_thread(write_records, settings.kafka_bootstrap_servers, settings.topics.metrics, records)
+
+
+def alerts(settings: Settings) -> list[tuple[str, str]]:
+    """Name and state of every alert that was ever published, by name, each name's in their order; blocks."""
+    found = read_topic(settings.kafka_bootstrap_servers, settings.topics.alerts)
+    assert all(record.key == record.json["name"] for record in found)
+    return by_name([(record.json["name"], record.json["state"]) for record in found])
+
+
+def by_name(found: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted(found, key=lambda alert: alert[0])
+
+
+async def until_alerts(settings: Settings, *expected: tuple[str, str]) -> None:
+    """Wait until exactly these were published."""
+    await until(lambda: alerts(settings) == by_name(expected), f"the alerts are {expected}")
+
+
+@asynccontextmanager
+async def watching(settings: Settings, clock: Clock = utc_now) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(watch(settings, clock=clock, every_seconds=0.05))
+    try:
+        yield task
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def flying(start: datetime) -> Clock:
+    """A clock that goes a minute further each time it is looked at."""
+    looks = iter(range(1_000_000))
+    return lambda: start + timedelta(minutes=next(looks))
+
+
+async def test_an_alert_is_raised_once_across_restarts_and_cleared_by_whoever_watches_then(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    slow, raised = ("latency_high", "raised"), ("dead_letters", "raised")
+    await write(kafka_settings, *[metric(utc_now(), seconds=90.0)] * 20, b"no metric event")
+    async with watching(kafka_settings):
+        await until_alerts(kafka_settings, slow)
+
+    async with watching(kafka_settings):
+        await write(kafka_settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+        # whatever the restart would raise again is before this one
+        await until_alerts(kafka_settings, slow, raised)
+
+    async with watching(kafka_settings, flying(utc_now() + timedelta(hours=2))):
+        await until_alerts(kafka_settings, slow, raised, ("latency_high", "cleared"), ("dead_letters", "cleared"))
+
+
+async def test_of_two_who_watch_one_speaks_and_the_other_takes_over(kafka_settings: Settings, topics: Topics) -> None:
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        await first.enter_async_context(watching(kafka_settings))
+        await write(kafka_settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+        await until_alerts(kafka_settings, ("dead_letters", "raised"))
+        await second.enter_async_context(watching(kafka_settings))
+        await first.aclose()
+        await write(kafka_settings, *[metric(utc_now(), seconds=90.0)] * 20)
+        await until_alerts(kafka_settings, ("dead_letters", "raised"), ("latency_high", "raised"))
+
+
+@contextmanager
+def hook(status: int) -> Iterator[tuple[str, list[Any]]]:
+    """Something that takes alerts: its address, and what it was sent."""
+    told: list[Any] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(orjson.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 (the library's name)
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/s3cret", told
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+async def test_a_webhook_is_told_what_the_topic_says_and_its_failures_stop_nothing(
+    kafka_settings: Settings, topics: Topics, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with hook(500) as (address, told):
+        async with watching(kafka_settings.model_copy(update={"alert_webhook": address})):
+            await write(kafka_settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+            await until_alerts(kafka_settings, ("dead_letters", "raised"))
+            await write(kafka_settings, *[metric(utc_now(), seconds=90.0)] * 20)
+            await until_alerts(kafka_settings, ("dead_letters", "raised"), ("latency_high", "raised"))
+            said = "alert_webhook_failed latency_high HTTP 500 failures=2"
+            await until(lambda: said in caplog.text, said)
+
+    assert [alert["name"] for alert in told] == ["dead_letters", "latency_high"]
+    assert "s3cret" not in caplog.text
+
+
+async def test_the_service_watches_its_own_metrics(kafka: Broker, tmp_path: Path) -> None:
+    settings = settings_for(kafka.bootstrap_servers, tmp_path, fetch_attempts=1)
+    async with fresh_service(settings) as service:
+        await publish(settings, Written(event("gone", (tmp_path / "gone.wav").as_uri()), b"gone"))
+        await service.until_log("alert_raised dead_letters 1 new dead letters")
+    await until_alerts(settings, ("dead_letters", "raised"))

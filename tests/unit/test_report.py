@@ -1,0 +1,112 @@
+"""The report is one page that asks nobody for anything, by day and by night, narrow and wide."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from consumer.core.summary import Timeline
+from consumer.telemetry.report import page
+from schemas.codes import Reason, Route
+from schemas.models import Disagreement, LatencySeconds, WordErrors
+from tests.support.metrics import API, LOCAL, START, metric, paid
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "</script><script>document.title='evil'</script><img src=x onerror=\"document.title='evil'\">"
+
+
+def a_day(tenant: str = "acme") -> Timeline:
+    """A day with everything in it, always the same."""
+    timeline, dice = Timeline(START - timedelta(days=1), START), random.Random(7)
+    for _ in range(2000):
+        at = START - timedelta(seconds=dice.uniform(1, 86_399))
+        api, cached = dice.random() < 0.2, dice.random() < 0.3
+        stages = {name: dice.lognormvariate(-2, 1) for name in ("fetch", "decode", "queue", "infer", "commit")}
+        if dice.random() < 0.02:
+            timeline.add(metric(at, reason=dice.choice([Reason.NOT_FOUND, Reason.CORRUPT_AUDIO]), tenant=tenant))
+            continue
+        timeline.add(
+            paid(
+                at,
+                tenant=dice.choice([tenant, "beta", "default"]),
+                engine=API if api else LOCAL,
+                route=Route.CACHE if cached else Route.BREAKER_OPEN if api else Route.LOCAL,
+                cached=cached,
+                audio_seconds=dice.lognormvariate(3, 1.2),
+                latency_seconds=LatencySeconds(total=sum(stages.values()), **stages),
+                local_usd=0.0 if api or cached else 0.00004,
+                api_usd=0.003 if api and not cached else 0.0,
+                wer=WordErrors(errors=dice.randint(0, 3), words=20) if dice.random() < 0.3 else None,
+                disagreement=Disagreement(errors=1, words=20, against="whisper") if dice.random() < 0.1 else None,
+            )
+        )
+    return timeline
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here: the page is not looked at in a browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, content: str, folder: Path, **chosen: Any) -> tuple[Any, list[str]]:
+    """The page in a browser, and everything that it complained of or asked for."""
+    file = folder / "report.html"
+    file.write_text(content, encoding="utf-8")
+    seen, complaints = browser.new_page(**chosen), list[str]()
+    seen.on("console", lambda message: complaints.append(message.text))
+    seen.on("pageerror", lambda error: complaints.append(str(error)))
+    seen.on("request", lambda request: complaints.extend({request.url} - {file.as_uri()}))
+    seen.goto(file.as_uri())
+    return seen, complaints
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_all_plots_are_drawn_at_any_width_by_day_and_by_night(
+    chromium: Browser, tmp_path: Path, width: int, scheme: str
+) -> None:
+    size = {"width": width, "height": 900}
+    seen, complaints = opened(chromium, page(a_day(), 0), tmp_path, viewport=size, color_scheme=scheme)
+
+    assert seen.locator("figure").count() == 7
+    assert seen.locator(".plot:has(svg.main-svg .trace)").count() == 7
+    assert seen.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    ink, paper = (seen.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    assert (brightness(paper) > brightness(ink)) == (scheme == "light")
+    assert complaints == []
+    seen.close()
+
+
+def test_names_that_others_wrote_stay_names(chromium: Browser, tmp_path: Path) -> None:
+    timeline = a_day(EVIL)
+    timeline.add(paid(START - timedelta(hours=1), engine=LOCAL.model_copy(update={"model": EVIL}), local_usd=0.1))
+    seen, complaints = opened(chromium, page(timeline, 0), tmp_path)
+
+    assert seen.title().startswith("Earwitness report")
+    assert seen.locator("img").count() == 0
+    assert seen.get_by_role("rowheader", name=EVIL).count() >= 1
+    assert complaints == []
+    seen.close()
+
+
+def test_a_day_without_events_is_a_page_that_says_so(chromium: Browser, tmp_path: Path) -> None:
+    seen, complaints = opened(chromium, page(Timeline(START - timedelta(days=1), START), 3), tmp_path)
+
+    assert "No events ended in this time." in seen.inner_text("main")
+    assert "3 records on the metrics topic are no metric events" in seen.inner_text("header")
+    assert complaints == []
+    seen.close()
+
+
+def brightness(color: str) -> int:
+    return sum(int(part) for part in color.removeprefix("rgb(").removesuffix(")").split(","))
