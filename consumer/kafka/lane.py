@@ -47,7 +47,8 @@ class Lane:
         self._commits = commits
         self._parts = parts
         self._offsets = OffsetMap(CommitPoint(0))
-        self._committed = CommitPoint(0)
+        self.committed = CommitPoint(0)
+        """While it serves: what of the partition is settled for good."""
         self._pumping: asyncio.Handle | None = None
         self._backlog: deque[Record] = deque()
         self._ready: deque[Decided] = deque()
@@ -103,7 +104,7 @@ class Lane:
         """The consumer stands here with nothing more to give: transaction markers may lie behind."""
         if self.state is LaneState.SERVING and not self._backlog:
             self._offsets.advance(position)
-            if self._is_idle() and self._offsets.commit_point() != self._committed:
+            if self._is_idle() and self._offsets.commit_point() != self.committed:
                 self._wake.set()
 
     async def hand_over(self) -> None:
@@ -127,7 +128,8 @@ class Lane:
                 served = await self._live()
                 failures = 0 if served else failures + 1
                 # jittered, so that two processes that both believe in an id do not fence each other in step
-                await asyncio.sleep(self._heartbeat_seconds() + random.random() * BACKOFF.ceiling(failures + 1))  # noqa: S311
+                heartbeat_seconds = self._parts.settings.heartbeat_interval_ms / 1000
+                await asyncio.sleep(heartbeat_seconds + random.random() * BACKOFF.ceiling(failures + 1))  # noqa: S311
                 if not self._parts.host.is_assigned(self.partition):
                     return
         finally:
@@ -140,7 +142,7 @@ class Lane:
         served = False
         try:
             opened = await self._opened()
-            self._offsets, self._committed = OffsetMap(opened.point), opened.point
+            self._offsets, self.committed = OffsetMap(opened.point), opened.point
             self._caution = Caution(opened.suspicion)
             self._parts.slices.open(self.partition.partition, opened.slice)
             try:
@@ -258,7 +260,7 @@ class Lane:
                 await self._progress()
             for suspect in suspects:
                 events.create_task(self._settle(self._parts.work.settle(suspect)))
-            while self._committed.offset <= suspects[-1].offset:
+            while self.committed.offset <= suspects[-1].offset:
                 await self._progress()
             self._caution.is_trying = False
         self._pump()
@@ -298,7 +300,7 @@ class Lane:
         suspicion = self._caution.suspicion.past(point.offset)
         self._caution.suspicion = suspicion.trying(trial[0].offset, trial[-1].offset) if trial else suspicion
         await self._commit([write for group in writes for write in group], point, clean=clean)
-        self._committed, self._stalls, self._is_clean = point, 0, clean
+        self.committed, self._stalls, self._is_clean = point, 0, clean
         self._trial = [] if trial else self._trial
         self._has_committed.set()
         done, self._committing = self._committing, []
@@ -344,7 +346,4 @@ class Lane:
         return not self._offsets.unsettled and not self._ready
 
     def _is_idle_behind(self) -> bool:
-        return self._is_idle() and self._offsets.commit_point() != self._committed
-
-    def _heartbeat_seconds(self) -> float:
-        return self._parts.settings.heartbeat_interval_ms / 1000
+        return self._is_idle() and self._offsets.commit_point() != self.committed
