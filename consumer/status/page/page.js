@@ -4,6 +4,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const at = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD" });
 const cents = new Intl.NumberFormat("en", { style: "currency", currency: "USD", minimumSignificantDigits: 2, maximumSignificantDigits: 2 });
@@ -36,11 +37,12 @@ function figure(value) {
 }
 
 function percent(value) {
-  return value === null || value === undefined ? "–" : `${short.format(100 * value)} %`;
+  return value === null || value === undefined ? "–" : `${tenths.format(100 * value)} %`;
 }
 
 function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
+  if (seconds === 0) return "0 s";
   if (seconds < 1) return `${whole.format(1000 * seconds)} ms`;
   if (seconds < 120) return `${short.format(seconds)} s`;
   if (seconds < 7200) return `${whole.format(seconds / 60)} min`;
@@ -167,7 +169,7 @@ function showLatest(now) {
   const opening = (outcome) => [
     cell(clock.format(1000 * outcome.at)),
     cell(outcome.event_id || "unreadable", "event"),
-    cell(outcome.tenant || "–"),
+    cell(outcome.tenant || "–", "tenant"),
   ];
   rows(
     "transcripts",
