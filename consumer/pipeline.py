@@ -56,6 +56,8 @@ class _Journey:
     source: Source
     spent: list[Attempt] = field(default_factory=list)
     """Ledger lines of a recognition that this event led and that was cut off."""
+    leads: bool = False
+    """The recognition is this event's own; its stages are then drawn as it goes."""
 
 
 class Pipeline:
@@ -84,6 +86,7 @@ class Pipeline:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
         notes, span = Notes(record), self._tracing.process(record)
         notes.traceparent = span.headers()
+        span.use()
         outcome: Settlement
         flight: Flight | None = None
         try:
@@ -114,6 +117,7 @@ class Pipeline:
         notes.traceparent = span.headers()
         with suppress(ContractError):
             notes.event = decode_event(record.value)
+        span.received(notes.published_at)
         detail = "it ended the service process each time it was worked on; look into the service's log before a replay"
         outcome = dead_lettered(notes, EventError(Reason.POISON, detail))
         describe(span, outcome)
@@ -121,9 +125,12 @@ class Pipeline:
 
     def _set_out(self, notes: Notes, span: EventSpan) -> _Journey:
         record, limit_bytes = notes.record, self._settings.max_event_bytes
-        if len(record.value or b"") > limit_bytes:
-            raise ContractError(Reason.INVALID_EVENT, f"the event is larger than max_event_bytes ({limit_bytes})")
-        event = notes.event = decode_event(record.value)
+        try:
+            if len(record.value or b"") > limit_bytes:
+                raise ContractError(Reason.INVALID_EVENT, f"the event is larger than max_event_bytes ({limit_bytes})")
+            event = notes.event = decode_event(record.value)
+        finally:
+            span.received(notes.published_at)
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
         source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)
@@ -161,10 +168,14 @@ class Pipeline:
             return known
         # without a digest; or where tenants share results, and a hit must be earned by having the bytes
         try:
-            with journey.span.stage("fetch"):
-                return await self._recordings.digest_of(journey.source)
+            digest = await self._recordings.digest_of(journey.source)
+        except ReasonedError as error:
+            journey.span.stage("fetch", failed=error.reason)
+            raise
         finally:
             journey.notes.fetch_seconds = journey.source.fetch_seconds
+        journey.span.stage("fetch")
+        return digest
 
     def _may_move(self, journey: _Journey) -> bool:
         record = journey.notes.record
@@ -208,22 +219,37 @@ class Pipeline:
             await self._memory.flights.abandon(key)
             late = _too_late("the deadline passed while the recording was being heard")
             late.attempts = journey.spent
+            journey.span.stage("wait", failed=late.reason)
             raise late from error
+        finally:
+            if not journey.leads:
+                journey.span.stage("wait")
 
     async def _hear(self, journey: _Journey, digest: str, flight: Flight) -> Result:
         """Lead a recognition, on behalf of all who want these bytes heard."""
-        notes, source = journey.notes, journey.source
-        fetched_before = source.fetch_seconds
+        notes, source, span, clock = journey.notes, journey.source, journey.span, self._memory.clock
+        journey.leads = True
+        fetched_before, under_way = source.fetch_seconds, "fetch"
         wish = replace(journey.wish, urgency=flight.urgency, begins=flight.begins, spent=journey.spent.extend)
         try:
             async with self._recordings.samples(source, digest) as recording:
                 if source.fetch_seconds is not fetched_before:
-                    journey.span.stage_before("fetch", source.fetch_seconds, source.decode_seconds or 0.0)
-                journey.span.stage_before("decode", source.decode_seconds)
+                    span.stage("fetch", source.fetch_seconds)
+                span.stage("decode")
+                began, under_way = clock(), "infer"
                 heard, route = await self._engine.transcribe(recording, wish)
-                journey.span.stage_before("queue", heard.queue_seconds, heard.infer_seconds or 0.0)
-                journey.span.stage_before("infer", heard.infer_seconds)
-                return heard, route
+                # whatever was not the engine's own work was waiting: for a batch, a try again, a breaker
+                waited_seconds = max(0.0, clock() - began - (heard.infer_seconds or 0.0))
+                span.stage("queue", waited_seconds)
+                if heard.infer_seconds is not None:
+                    span.stage("infer")
+                return replace(heard, queue_seconds=waited_seconds), route
+        except ReasonedError as error:
+            if under_way == "fetch" and source.fetch_seconds is not fetched_before:
+                span.stage("fetch", source.fetch_seconds)
+                under_way = "decode"
+            span.stage(under_way, failed=error.reason)
+            raise
         finally:
             notes.fetch_seconds, notes.decode_seconds = source.fetch_seconds, source.decode_seconds
 

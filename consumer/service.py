@@ -17,16 +17,20 @@ from consumer.audio.spool import Spool
 from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.engines.choose import choose_engine, profile_of
+from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
 from consumer.kafka.intake import Intake
+from consumer.kafka.lane_lag import LagWatch
 from consumer.kafka.lane_parts import Work
 from consumer.kafka.member import member
 from consumer.kafka.watch import watch
 from consumer.pipeline import Pipeline
 from consumer.settings import Settings
 from consumer.settled import Memory
+from consumer.status.vitals import Vitals
+from consumer.status.watching import watched
 from consumer.telemetry.export import exporting
 from consumer.telemetry.loop_monitor import monitored_loop
 from consumer.telemetry.spans import Tracing
@@ -37,10 +41,12 @@ log = logging.getLogger(__name__)
 async def serve(settings: Settings) -> None:
     """Run until a signal asks to drain. Raises ServiceError when a promise cannot be kept."""
     with exporting("earwitness"), _signals() as stopping, monitored_loop() as loop_monitor:
-        await topics.check(settings)
         try:
-            async with hearing(settings) as (recordings, engine):
-                await _serve(settings, recordings, engine, stopping)
+            async with watched(settings, loop_monitor) as vitals:
+                await topics.check(settings)
+                async with hearing(settings, vitals.batches) as (recordings, engine):
+                    vitals.engine_is(engine, recordings)
+                    await _serve(settings, recordings, engine, stopping, vitals)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
         log.info(
@@ -59,14 +65,16 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 @asynccontextmanager
-async def hearing(settings: Settings) -> AsyncIterator[tuple[Recordings, HybridEngine]]:
-    """Everything that turns an address into words, started and warm; needs no Kafka."""
+async def hearing(
+    settings: Settings, observe: Callable[[BatchReport[Any]], None] = lambda _: None
+) -> AsyncIterator[tuple[Recordings, HybridEngine]]:
+    """Everything that turns an address into words, started and warm; needs no Kafka. ``observe`` sees each batch."""
     async with AsyncExitStack() as stack:
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         spool.open()
         stack.callback(spool.close)
         fetcher = await stack.enter_async_context(Fetcher(settings, spool))
-        decoders, engine = DecoderPool(settings, spool), choose_engine(settings)
+        decoders, engine = DecoderPool(settings, spool), choose_engine(settings, observe)
         stack.push_async_callback(decoders.stop)
         stack.push_async_callback(engine.stop)
         async with asyncio.TaskGroup() as starting:
@@ -85,12 +93,14 @@ async def hearing(settings: Settings) -> AsyncIterator[tuple[Recordings, HybridE
         yield recordings, engine
 
 
-async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngine, stopping: "_Stopping") -> None:
+async def _serve(
+    settings: Settings, recordings: Recordings, engine: HybridEngine, stopping: "_Stopping", vitals: Vitals
+) -> None:
     clock = asyncio.get_running_loop().time
     slices = DedupSlices()
     async with asyncio.TaskGroup() as tasks:
         flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds)
-        memory = Memory(flights, slices, clock)
+        memory = Memory(flights, slices, clock, vitals.settled)
 
         def make_work(intake: Intake) -> Work:
             return Pipeline(
@@ -105,9 +115,14 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
 
         watching = tasks.create_task(watch(settings), name="watch metrics") if settings.watch_metrics else None
         try:
-            async with member(settings, slices, make_work, engine.set_share) as intake:
+            async with member(settings, slices, make_work, engine.set_share, vitals.committing) as intake:
+                vitals.serves(intake, lag := LagWatch(intake))
+                watching = tasks.create_task(lag.run(), name="lag")
                 stopping.from_now_on(intake.drain)
-                await intake.run()
+                try:
+                    await intake.run()
+                finally:
+                    watching.cancel()
         finally:
             flights.stop()
             if watching is not None:

@@ -233,6 +233,14 @@ class Settings(BaseSettings):
     """How long a recording that cannot be decoded is remembered as such."""
     shutdown_grace_seconds: NonNegativeFloat = 30.0
     """How long SIGTERM waits for what is in flight."""
+    http_port: int = Field(default=0, ge=0, le=65_535)
+    """Port of the live page, `/metrics`, `/livez`, `/readyz` and `/version`; 0: none of it."""
+    http_host: str = "127.0.0.1"
+    """Address that it listens on; with any other than the loopback, set `http_token` too."""
+    http_token: str | None = Field(default=None, min_length=1, repr=False)
+    """Bearer token, or the password of a browser's login, for all but `/livez` and `/readyz`; never printed."""
+    http_show_texts: bool = False
+    """The live page shows what was said, and what went wrong in words; else only codes and figures."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe log line that is written."""
     log_format: Literal["auto", "text", "json"] = "auto"

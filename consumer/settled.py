@@ -24,6 +24,8 @@ class Memory:
     slices: DedupSlices
     clock: Callable[[], float]
     """Seconds, monotonic: the event loop's."""
+    settled: Callable[[Settlement, Moment, list[Write], EventSpan], None] = lambda *_: None
+    """Told of each outcome whose transaction is committed, with what was written for it: all counting happens here."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ class Settled:
     since: float
     """When it was decided, on the memory's clock."""
     memory: Memory
+    moment: Moment | None = None
+    """When it was written."""
 
     @property
     def offset(self) -> int:
@@ -45,6 +49,7 @@ class Settled:
 
     def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
         """What to publish; one call. What cannot be written becomes a dead letter: it must not stop the lane."""
+        self.moment = moment
         try:
             return self.outcome.writes(topics, moment, limit_bytes)
         except Exception as error:
@@ -56,7 +61,9 @@ class Settled:
 
     def confirmed(self, writes: list[Write]) -> None:
         """The transaction is committed: from now on others may know its dedup entry."""
-        self.span.stage_before("commit", self.memory.clock() - self.since)
+        assert self.moment is not None
+        self.memory.settled(self.outcome, self.moment, writes, self.span)
+        self.span.stage("commit")
         self.span.end()
         if isinstance(self.outcome, Transcribed) and self.outcome.dedup is not None:
             entry = writes[-1]
@@ -96,7 +103,7 @@ def describe(span: EventSpan, outcome: Settlement) -> None:
     """Say on the event's span how it ended."""
     event = outcome.notes.event
     if event is not None:
-        span.note(event_id=event.event_id, tenant=event.tenant)
+        span.identified(event.event_id, event.tenant)
     match outcome:
         case Transcribed():
             span.note(outcome="transcribed", route=outcome.route, cached=outcome.cached)

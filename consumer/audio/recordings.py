@@ -11,7 +11,7 @@ from typing import Protocol
 
 from consumer.audio.spool import Fetched, Spool
 from consumer.core.backoff import RetryPolicy
-from consumer.core.model import SAMPLE_BYTES, Recording
+from consumer.core.model import SAMPLE_BYTES, SAMPLE_RATE, Recording
 from consumer.errors import EventError
 from consumer.retrying import retrying
 from schemas.codes import Reason
@@ -81,6 +81,11 @@ class Recordings:
         self._room = asyncio.Event()
         self._hashed: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
+    @property
+    def audio_seconds_in_flight(self) -> float:
+        """Decoded audio that somebody works on."""
+        return self._samples_bytes / (SAMPLE_BYTES * SAMPLE_RATE)
+
     def check(self, uri: str) -> None:
         """Raises EventError ``uri_not_allowed``."""
         self._fetches.check(uri)
@@ -108,12 +113,12 @@ class Recordings:
                 self._room.set()
 
     async def _decode(self, source: Source, fetched: Fetched) -> Recording:
+        started = self._clock()  # waiting for a decoder is part of it: an event's stages leave no time out
         async with self._decoding:
             # a small file can hold hours: its size on disk says nothing of its samples
             while self._samples_bytes >= self._samples_limit_bytes:
                 self._room.clear()
                 await self._room.wait()
-            started = self._clock()
             recording = await retrying(
                 partial(self._decodes.decode, fetched), self._policy, deadline=source.deadline, clock=self._clock
             )

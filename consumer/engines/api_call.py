@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from openai import AsyncOpenAI, omit
@@ -16,6 +17,7 @@ from consumer.engines.api_gate import ApiGate
 from consumer.engines.api_upload import Part, encode_part
 from consumer.errors import SlowDownError, TransientError
 from consumer.retrying import AttemptsExhaustedError
+from consumer.telemetry.calls import Call, calling
 from schemas.codes import Reason
 from schemas.models import Attempt
 
@@ -81,7 +83,9 @@ class ApiCaller:
         started = self._clock()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                answer = await self._request(body, ask.language)
+                with self._span(ask) as call:
+                    answer = await self._request(body, ask.language)
+                    call.answered(answer)
         except asyncio.CancelledError:
             # nobody will read the answer, but the API may have worked on it
             self._breaker.abandon(self._clock())
@@ -95,6 +99,10 @@ class ApiCaller:
         self._breaker.record_success(self._clock())
         self._enter(ledger, ask.part, started, "ok", usage_of(answer, self._model, ask.part.audio_seconds))
         return heard
+
+    def _span(self, ask: Ask) -> AbstractContextManager[Call]:
+        at = self._client.base_url
+        return calling("openai", self._model.name, at.host, at.port, ask.part.audio_seconds)
 
     async def _request(self, body: bytes, language: str | None) -> object:
         # a nameless file is refused by the API, and only bytes can be sent whole

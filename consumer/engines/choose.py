@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from consumer.core.event import fingerprint
 from consumer.core.model import Engine
+from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.local import LocalEngine
 from consumer.engines.openai_api import OpenAIEngine
@@ -14,20 +16,21 @@ from consumer.errors import ServiceError
 from consumer.settings import Settings
 
 
-def choose_engine(settings: Settings) -> HybridEngine:
+def choose_engine(settings: Settings, observe: Callable[[BatchReport[Any]], None] = lambda _: None) -> HybridEngine:
     """The configured engine, with the API behind it if the settings say so; not started yet.
 
+    ``observe`` is told of every batch of a model of our own.
     Raises ServiceError for a model that is a folder's path where no folder is.
     """
     primary: Engine
     match settings.engine:
         case "simulated":
-            primary = SimulatedEngine(settings)
+            primary = SimulatedEngine(settings, observe=observe)
         case "openai":
             primary = OpenAIEngine(settings)
         case _:
             _demand_model(settings.model)
-            primary = LocalEngine(settings)
+            primary = LocalEngine(settings, observe=observe)
     fallback = OpenAIEngine(settings) if settings.fallback == "openai" and settings.engine != "openai" else None
     return HybridEngine(primary, fallback, settings)
 

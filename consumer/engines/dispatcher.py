@@ -11,7 +11,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed
@@ -55,6 +56,10 @@ class BatchReport(Generic[T]):
     padded_seconds: float
     """What the model computed: every item as long as the longest, or a full window each."""
     seconds: float
+    contexts: Sequence[Context] = ()
+    """Those in which the items were submitted: by them a trace finds its batches."""
+    slots: int = 1
+    """How many such batches can run side by side."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +70,7 @@ class _Ticket(Generic[T, R]):
     submitted: float
     future: asyncio.Future[Served[R]]
     begins: Callable[[], None]
+    context: Context = field(default_factory=copy_context)
 
     @property
     def settled(self) -> bool:
@@ -321,7 +327,9 @@ class Dispatcher(Generic[T, R]):
                 ticket.future.set_result(Served(answer, ticket.submitted, started, finished, share))
         items = [ticket.item for ticket in tickets]
         padded_seconds = len(items) * max(self._window_seconds or ticket.audio_seconds for ticket in tickets)
-        self._observe(BatchReport(items, closed, audio_seconds, padded_seconds, finished - started))
+        contexts, seconds = [ticket.context for ticket in tickets], finished - started
+        report = BatchReport(items, closed, audio_seconds, padded_seconds, seconds, contexts, len(self._executors))
+        self._observe(report)
 
     def _feeding_ended(self, task: asyncio.Task[None]) -> None:
         """Feeding ends by ``stop`` alone; should it ever fail, nobody may wait for it in vain."""

@@ -2,9 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import copy_context
 
+from consumer.core.batcher import Closed
 from consumer.core.model import Heard, Recording, Wish
+from consumer.engines.dispatcher import BatchReport
 from consumer.errors import TransientError
 from consumer.settings import Settings
 from schemas.codes import Reason
@@ -24,15 +28,21 @@ class SimulatedEngine:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        observe: Callable[[BatchReport[Recording]], None] = lambda _: None,
     ) -> None:
+        """``observe`` is told of each recording as of a batch of one."""
         self._factor = settings.simulated_realtime_factor
         self._usd_per_minute = settings.simulated_usd_per_minute
+        self._concurrency = settings.simulated_concurrency
+        self._observe = observe
         self._slots = asyncio.Semaphore(settings.simulated_concurrency)
         self._language = settings.language
         self._clock = clock
         self._sleep = sleep
         self._scopes: set[asyncio.Timeout] = set()
         self._running = False
+        self.queued_audio_seconds = 0.0
+        """Audio that waits for a slot."""
 
     def language_of(self, wish: Wish) -> str | None:
         """Any language will do."""
@@ -54,7 +64,7 @@ class SimulatedEngine:
         self._scopes.add(scope)
         queued = self._clock()
         try:
-            async with scope, self._slots:
+            async with scope, self._slot(recording.audio_seconds):
                 started = self._clock()
                 wish.begins()
                 await self._sleep(recording.audio_seconds / self._factor)
@@ -62,7 +72,24 @@ class SimulatedEngine:
             raise _stopped() from error
         finally:
             self._scopes.discard(scope)
-        return self._heard(recording, wish, started - queued, self._clock() - started)
+        seconds, heard_seconds = self._clock() - started, recording.audio_seconds
+        contexts = [copy_context()]
+        self._observe(
+            BatchReport([recording], Closed.SIZE, heard_seconds, heard_seconds, seconds, contexts, self._concurrency)
+        )
+        return self._heard(recording, wish, started - queued, seconds)
+
+    @asynccontextmanager
+    async def _slot(self, audio_seconds: float) -> AsyncIterator[None]:
+        self.queued_audio_seconds += audio_seconds
+        try:
+            await self._slots.acquire()
+        finally:
+            self.queued_audio_seconds -= audio_seconds
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _heard(self, recording: Recording, wish: Wish, queue_seconds: float, infer_seconds: float) -> Heard:
         seconds = recording.audio_seconds

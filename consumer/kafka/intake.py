@@ -48,6 +48,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         self._lane_tasks: dict[TopicPartition, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._changed = asyncio.Event()
+        self.joined = False
+        """It has been in the group: which lanes are its own is known."""
+        self.given = 0
+        """Records that were given to lanes, some of them twice."""
         self._draining = False
         self._failure: BaseException | None = None
         self._consumer = AIOKafkaConsumer(
@@ -68,6 +72,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
     def lanes(self) -> Mapping[TopicPartition, Lane]:
         """For health: the lanes of this process."""
         return self._lanes
+
+    @property
+    def draining(self) -> bool:
+        """It takes no new records, and is about to leave."""
+        return self._draining
 
     def partitions(self) -> int:
         """The input topic's partition count, as the brokers say."""
@@ -117,6 +126,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
         first = await self._consumer.beginning_offsets([partition])
         end = await self._consumer.end_offsets([partition])
         return first[partition], end[partition]
+
+    async def ends(self) -> dict[TopicPartition, int]:
+        """The next offset of each partition that has a lane here. Raises KafkaError."""
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._lanes))
+        return ends
 
     # records in
 
@@ -169,6 +183,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
             if lane.generation != generation:
                 continue
             if records := given.get(partition):
+                self.given += len(records)
                 lane.offer([_record(record) for record in records])
             elif (position := self._position(partition)) is not None:
                 lane.reached(position)
@@ -212,6 +227,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._keep_silent(partition)
                 if not self._draining:
                     lane.resume()
+            self.joined = True
             self._on_share(len(assigned) / self.partitions())
             log.info("assigned %s", sorted(partition.partition for partition in assigned))
             self.changed()

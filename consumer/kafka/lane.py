@@ -47,7 +47,8 @@ class Lane:
         self._commits = commits
         self._parts = parts
         self._offsets = OffsetMap(CommitPoint(0))
-        self._committed = CommitPoint(0)
+        self.committed = CommitPoint(0)
+        """While it serves: what of the partition is settled for good."""
         self._pumping: asyncio.Handle | None = None
         self._backlog: deque[Record] = deque()
         self._outbox = Outbox(parts)
@@ -104,7 +105,7 @@ class Lane:
         """The consumer stands here with nothing more to give: transaction markers may lie behind."""
         if self.state is LaneState.SERVING and not self._backlog:
             self._offsets.advance(position)
-            if self._is_idle() and self._offsets.commit_point() != self._committed:
+            if self._is_idle() and self._offsets.commit_point() != self.committed:
                 self._wake.set()
 
     async def hand_over(self) -> None:
@@ -128,7 +129,8 @@ class Lane:
                 served = await self._live()
                 failures = 0 if served else failures + 1
                 # jittered, so that two processes that both believe in an id do not fence each other in step
-                await asyncio.sleep(self._heartbeat_seconds() + random.random() * BACKOFF.ceiling(failures + 1))  # noqa: S311
+                heartbeat_seconds = self._parts.settings.heartbeat_interval_ms / 1000
+                await asyncio.sleep(heartbeat_seconds + random.random() * BACKOFF.ceiling(failures + 1))  # noqa: S311
                 if not self._parts.host.is_assigned(self.partition):
                     return
         finally:
@@ -163,7 +165,7 @@ class Lane:
 
     async def _own(self) -> None:
         opened = await self._opened()
-        self._offsets, self._committed = OffsetMap(opened.point), opened.point
+        self._offsets, self.committed = OffsetMap(opened.point), opened.point
         self._caution, self._said = Caution(opened.suspicion), opened.suspicion
         self._parts.slices.open(self.partition.partition, opened.slice)
         try:
@@ -270,7 +272,7 @@ class Lane:
                 events.create_task(self._settle(self._parts.work.settle(suspect)))
             try:
                 async with asyncio.timeout(TRIAL_SECONDS):
-                    await self._until(lambda: self._committed.offset > last)
+                    await self._until(lambda: self.committed.offset > last)
             except TimeoutError:
                 caution.suspicion = NO_SUSPICION
                 await self._until(lambda: self._said is caution.suspicion)
@@ -317,7 +319,7 @@ class Lane:
         async with stalled_after(self._parts.settings.commit_stall_seconds, "nothing could be committed"):
             await self._commits.commit(writes, point, clean=clean, suspicion=suspicion)
         self._is_at_rest = True
-        self._committed, self._said, self._stalls, self._is_clean = point, suspicion, 0, clean
+        self.committed, self._said, self._stalls, self._is_clean = point, suspicion, 0, clean
         self._has_committed.set()
         self._outbox.confirm()
         if clean and handover is not None:
@@ -339,8 +341,5 @@ class Lane:
     def _is_behind(self) -> bool:
         """Whether something is to be committed though no outcome is there."""
         return self._caution.suspicion is not self._said or (
-            self._is_idle() and self._offsets.commit_point() != self._committed
+            self._is_idle() and self._offsets.commit_point() != self.committed
         )
-
-    def _heartbeat_seconds(self) -> float:
-        return self._parts.settings.heartbeat_interval_ms / 1000

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient
@@ -32,10 +32,12 @@ async def member(
     slices: DedupSlices,
     make_work: Callable[[Intake], Work],
     on_share: Callable[[float], None] = lambda _: None,
+    committing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> AsyncIterator[Intake]:
     """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker.
 
-    ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance.
+    ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance; ``committing`` is entered
+    around each transaction, to measure it.
     """
     kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
     process = secrets.token_hex(3)
@@ -47,6 +49,7 @@ async def member(
             group_id=settings.group_id,
             timeout_seconds=settings.transaction_timeout_ms / 1000,
             max_request_bytes=limit_bytes,
+            committing=committing,
         )
         commits = LaneCommits(
             partition,

@@ -7,8 +7,8 @@ with any stray request of it, and then a look at what is committed.
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -62,7 +62,10 @@ class LaneProducer:
         group_id: str,
         timeout_seconds: float,
         max_request_bytes: int,
+        committing: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """``committing`` is entered around each transaction, to measure it."""
+        self._committing = committing
         self._connection = dict(connection)
         self._transactional_id = transactional_id
         self._group_id = group_id
@@ -109,17 +112,18 @@ class LaneProducer:
             raise DoubtfulError("there is no producer", retriable=True)
         pending: list[asyncio.Future[Any]] = []
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await producer.begin_transaction()
-                for write in writes:
-                    pending.append(await _send(producer, write))
-                    if len(pending) % _BREATHER == 0:
-                        await asyncio.sleep(0)  # a send that need not wait gives nobody else a turn
-                landed = await asyncio.gather(*pending)
-                if commit is not None:
-                    position = OffsetAndMetadata(commit.offset, commit.metadata)
-                    await producer.send_offsets_to_transaction({commit.partition: position}, self._group_id)
-                await producer.commit_transaction()
+            with self._committing():
+                async with asyncio.timeout(self._timeout_seconds):
+                    await producer.begin_transaction()
+                    for write in writes:
+                        pending.append(await _send(producer, write))
+                        if len(pending) % _BREATHER == 0:
+                            await asyncio.sleep(0)  # a send that need not wait gives nobody else a turn
+                    landed = await asyncio.gather(*pending)
+                    if commit is not None:
+                        position = OffsetAndMetadata(commit.offset, commit.metadata)
+                        await producer.send_offsets_to_transaction({commit.partition: position}, self._group_id)
+                    await producer.commit_transaction()
         except ProducerFenced as error:
             await self._give_up(pending)
             raise FencedError(f"{self._transactional_id} has another owner") from error

@@ -1,28 +1,30 @@
-"""Where spans go: by the standard ``OTEL_*`` variables, and nowhere when they are unset."""
+"""Where spans go, and what is common to metrics: by the standard ``OTEL_*`` variables, and nowhere when they are unset.
+
+Resource, sampling, endpoints, headers, intervals and limits are the SDK's own reading of those variables.
+"""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
 from opentelemetry import trace
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_INSTANCE = str(uuid.uuid4())
 
 
 @contextmanager
 def exporting(service_name: str) -> Iterator[None]:
     """Export spans for the length of the block if the environment names an OTLP endpoint."""
-    exporter = _exporter()
-    if exporter is None:
+    if not is_wanted("traces"):
         yield
         return
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service_name)})
-    )
-    provider.add_span_processor(BatchSpanProcessor(exporter))
+    provider = TracerProvider(resource=resource(service_name))
+    provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
     trace.set_tracer_provider(provider)
     try:
         yield
@@ -30,12 +32,34 @@ def exporting(service_name: str) -> Iterator[None]:
         provider.shutdown()
 
 
-def _exporter() -> SpanExporter | None:
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if disabled or os.environ.get("OTEL_TRACES_EXPORTER") == "none" or not any(map(os.environ.get, _ENDPOINTS)):
-        return None
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol == "grpc":
+def resource(service_name: str) -> Resource:
+    """Who speaks; the environment's word on that comes first."""
+    ours = {
+        "service.name": service_name,
+        "service.version": version("earwitness"),
+        "service.instance.id": _INSTANCE,
+    }
+    return Resource.create(ours).merge(OTELResourceDetector().detect())
+
+
+def is_wanted(signal: str) -> bool:
+    """Whether the environment names an OTLP endpoint for ``traces`` or ``metrics``."""
+    name = signal.upper()
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if os.environ.get(f"OTEL_{name}_EXPORTER", "otlp") != "otlp":
+        return False
+    return any(map(os.environ.get, ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT")))
+
+
+def is_grpc(signal: str) -> bool:
+    """Whether to speak gRPC; the conventions' default is HTTP."""
+    protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL")
+    return (protocol or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")) == "grpc"
+
+
+def _span_exporter() -> SpanExporter:
+    if is_grpc("traces"):
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
         return GrpcExporter()

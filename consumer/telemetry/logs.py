@@ -13,11 +13,11 @@ from consumer.core.shown import encodable
 from consumer.settings import Settings
 
 _REPEAT_SECONDS = 60.0
-_NOISY = ("aiokafka", "kafka")
+_NOISY = ("aiokafka", "kafka", "opentelemetry")
 
 
 class SaidOnce(logging.Filter):
-    """Lets the Kafka client say the same thing once a minute: a lost broker is news, not a flood."""
+    """Lets clients say the same thing once a minute: a lost broker or collector is news, not a flood."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -68,5 +68,5 @@ def set_up_logs(settings: Settings) -> None:
     handler.addFilter(SaidOnce())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name in _NOISY:
-        # below a warning the client tells of every join and every metadata update
+        # below a warning the Kafka client tells of every join and every metadata update
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))

@@ -1,56 +1,94 @@
 """Spans by OpenTelemetry's messaging conventions; nothing is recorded while no exporter is set.
 
 One trace tells an event's story: the publisher's ``send``, here ``process`` as its child (and linked to it: a
-record is processed alone, so the conventions allow the sender as parent), and below it a span for each stage.
+record is processed alone, so the conventions allow the sender as parent), and below it a span for each stage:
+
+    receive → fetch → decode → queue → infer → commit
+
+``wait`` stands for fetch to infer where another event has the same recording heard; its trace tells of those.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from consumer.core.model import Record
 
 _NANOSECONDS = 1_000_000_000
 _propagator = TraceContextTextMapPropagator()
+SPEECH_TO_TEXT = "speech_to_text"
+"""The conventions for generative AI name no such operation yet; this is what their open proposal calls it."""
 
 
 class EventSpan:
-    """The ``process`` span of one record, open until its outcome is committed."""
+    """The ``process`` span of one record, open until its outcome is committed.
+
+    Its stages follow each other without a gap: each begins where the one before it ended, the first when the event was
+    published. So they add up to the event's whole time.
+    """
 
     def __init__(self, tracer: trace.Tracer, span: Span) -> None:
         self._tracer = tracer
         self._span = span
-        self._context = trace.set_span_in_context(span, Context())
+        self._is_recording = span.is_recording()
+        self.began = time.monotonic()
+        self._reached_ns = 0
+        """Until when the stages are drawn."""
+        self.context = trace.set_span_in_context(span, Context())
+
+    @property
+    def sampled(self) -> SpanContext | None:
+        """What an exemplar may point at; None if nothing is recorded."""
+        return self._span.get_span_context() if self._is_recording else None
 
     def headers(self) -> dict[str, str]:
         """W3C headers by which others continue this trace; none if nothing is traced."""
         carrier: dict[str, str] = {}
-        _propagator.inject(carrier, self._context)
+        _propagator.inject(carrier, self.context)
         return carrier
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """A stage as it happens."""
-        with self._tracer.start_as_current_span(name, self._context):
-            yield
+    def use(self) -> None:
+        """The calling task works for this event: its log lines, calls and batches belong to the trace."""
+        if self._span.get_span_context().is_valid:
+            attach(self.context)  # for as long as the task lives
 
-    def stage_before(self, name: str, seconds: float | None, ended_seconds_ago: float = 0.0) -> None:
-        """A stage that somebody else has timed."""
-        if seconds is None:
+    def received(self, published_at: datetime) -> None:
+        """Work begins; until now the event lay in Kafka, or in its lane's backlog."""
+        if self._is_recording:
+            # a publisher's clock may be ahead of this one
+            self._reached_ns = min(time.time_ns(), round(published_at.timestamp() * _NANOSECONDS))
+            self.stage("receive")
+
+    def stage(self, name: str, seconds: float | None = None, *, failed: str | None = None) -> None:
+        """The next stage is over: it took so many seconds, or until now. ``failed``: the code of what ended it."""
+        if not self._is_recording:
             return
-        end = time.time_ns() - round(ended_seconds_ago * _NANOSECONDS)
-        span = self._tracer.start_span(name, self._context, start_time=end - round(seconds * _NANOSECONDS))
-        span.end(end)
+        start_ns, end_ns = self._reached_ns, time.time_ns()
+        if seconds is not None:
+            end_ns = min(end_ns, start_ns + round(seconds * _NANOSECONDS))
+        end_ns = self._reached_ns = max(start_ns, end_ns)
+        span = self._tracer.start_span(name, self.context, start_time=start_ns)
+        if failed is not None:
+            span.set_attribute(ERROR_TYPE, failed)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(end_ns)
+
+    def identified(self, event_id: str, tenant: str) -> None:
+        """The record was readable."""
+        self._span.set_attribute(messaging.MESSAGING_MESSAGE_ID, event_id)
+        self.note(event_id=event_id, tenant=tenant)
 
     def note(self, **attributes: Any) -> None:
         """What became of the event, as attributes under ``earwitness.``."""
+        if not self._is_recording:
+            return
         for name, value in attributes.items():
             if value is not None:
                 self._span.set_attribute(f"earwitness.{name}", value)
@@ -62,6 +100,7 @@ class EventSpan:
 
     def end(self) -> None:
         """The outcome is committed, or somebody else's."""
+        self._is_recording = False  # a recognition that others wait for goes on
         self._span.end()
 
 
@@ -82,15 +121,21 @@ class Tracing:
             parent,
             SpanKind.CONSUMER,
             attributes={
-                "messaging.system": "kafka",
-                "messaging.operation.name": "process",
-                "messaging.operation.type": "process",
-                "messaging.destination.name": record.topic,
-                "messaging.destination.partition.id": str(record.partition),
-                "messaging.kafka.offset": record.offset,
-                "messaging.consumer.group.name": self._group_id,
-                **({"messaging.kafka.message.key": record.key.decode("utf-8", "replace")} if record.key else {}),
+                messaging.MESSAGING_SYSTEM: "kafka",
+                messaging.MESSAGING_OPERATION_NAME: "process",
+                messaging.MESSAGING_OPERATION_TYPE: "process",
+                messaging.MESSAGING_DESTINATION_NAME: record.topic,
+                messaging.MESSAGING_DESTINATION_PARTITION_ID: str(record.partition),
+                messaging.MESSAGING_KAFKA_OFFSET: record.offset,
+                messaging.MESSAGING_CONSUMER_GROUP_NAME: self._group_id,
+                **(
+                    {messaging.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode("utf-8", "replace")} if record.key else {}
+                ),
             },
             links=[Link(sender)] if sender.is_valid else None,
         )
         return EventSpan(self._tracer, span)
+
+
+def _key(record: Record) -> dict[str, str]:
+    return {messaging.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode("utf-8", "replace")} if record.key else {}

@@ -5,11 +5,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -34,17 +38,21 @@ pytestmark = pytest.mark.kafka
 
 
 @contextmanager
-def _otlp_receiver() -> Iterator[tuple[str, list[Span]]]:
-    """An OTLP/HTTP receiver: its address, and the spans it was sent."""
+def _otlp_receiver() -> Iterator[tuple[str, list[Span], list[Metric]]]:
+    """An OTLP/HTTP receiver: its address, and the spans and metrics it was sent."""
     spans: list[Span] = []
+    metrics: list[Metric] = []
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"])))
-            assert self.path == "/v1/traces"
-            for resource in request.resource_spans:
-                for scope in resource.scope_spans:
-                    spans.extend(scope.spans)
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.path == "/v1/metrics":
+                for measured in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                    metrics.extend(metric for scope in measured.scope_metrics for metric in scope.metrics)
+            else:
+                assert self.path == "/v1/traces"
+                for traced in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    spans.extend(span for scope in traced.scope_spans for span in scope.spans)
             self.send_response(200)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -56,7 +64,7 @@ def _otlp_receiver() -> Iterator[tuple[str, list[Span]]]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", spans
+            yield f"http://127.0.0.1:{server.server_port}", spans, metrics
         finally:
             server.shutdown()
             thread.join()
@@ -70,15 +78,31 @@ class Run:
     topic: str = ""
     sent: dict[str, ReadableSpan] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)
+    """Those of each collection, the last one last."""
     found: Outcomes = field(default_factory=lambda: Outcomes([], [], [], []))
 
-    def trace_of(self, name: str) -> list[Span]:
-        """The service's spans of the trace that the publisher began for that event."""
-        trace_id = _trace_id(self.sent[name])
-        return [span for span in self.spans if span.trace_id.hex() == trace_id]
-
     def processed(self, name: str) -> list[Span]:
-        return [span for span in self.trace_of(name) if span.name == f"process {self.topic}"]
+        """The spans of an event's processing, in order."""
+        found = [span for span in self.spans if _attributes(span).get("earwitness.event_id") == name]
+        return sorted(found, key=lambda span: span.start_time_unix_nano)
+
+    def below(self, process: Span) -> dict[str, Span]:
+        """The spans below it, in order."""
+        below = [span for span in self.spans if span.parent_span_id == process.span_id]
+        below.sort(key=lambda span: (span.start_time_unix_nano, span.end_time_unix_nano))
+        assert {span.trace_id for span in below} == {process.trace_id}
+        return {span.name: span for span in below}
+
+    def stages_of(self, process: Span) -> dict[str, Span]:
+        """Those of its stages."""
+        return {name: span for name, span in self.below(process).items() if not name.startswith("speech_to_text")}
+
+    def published_at_ns(self, name: str) -> float:
+        """When the event was published, as its metric says."""
+        metric = self.found.metric(name)
+        completed_at = datetime.fromisoformat(metric["completed_at"])
+        return (completed_at.timestamp() - float(metric["latency_seconds"]["total"])) * 1e9
 
 
 def _trace_id(span: ReadableSpan) -> str:
@@ -116,7 +140,7 @@ async def _run(kafka: Broker, folder: Path) -> Run:
     # the id "moved" is keyed elsewhere than this recording belongs
     run.clips = {"plain": clip_in_partition(folder, 0), "moved": clip_in_partition(folder, 1, start=50)}
     run.clips["fails"] = clip_in_partition(folder, 2, start=100)
-    with _otlp_receiver() as (endpoint, spans):
+    with _otlp_receiver() as (endpoint, spans, metrics):
         async with fresh_service(
             settings, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"
         ) as service:
@@ -126,7 +150,7 @@ async def _run(kafka: Broker, folder: Path) -> Run:
             silent = event("silent", run.clips["plain"].uri, reference_text=" ")
             await publish(settings, Written(second), Written(silent))
             await until_settled(settings, 5, service)
-        run.spans = list(spans)
+        run.spans, run.metrics = list(spans), list(metrics)
     run.found = await asyncio.to_thread(outcomes, settings)
     return run
 
@@ -135,6 +159,25 @@ async def _run(kafka: Broker, folder: Path) -> Run:
 def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One traced instance."""
     return asyncio.run(_run(kafka, tmp_path_factory.mktemp("traces")))
+
+
+def test_metrics_arrive_by_otlp_and_exemplars_lead_from_them_to_traces(run: Run) -> None:
+    last = {metric.name: metric for metric in run.metrics}
+    (stored,) = (point for point in last["earwitness.dead_letters"].sum.data_points)
+    assert stored.as_int == 1
+    points = last["earwitness.event.duration"].histogram.data_points
+    assert sum(point.count for point in points) == len(run.found.metrics)
+    known = {span.span_id for span in run.spans if span.name == f"process {run.topic}"}
+    exemplars = {exemplar.span_id for point in points for exemplar in point.exemplars}
+    assert exemplars
+    assert exemplars <= known
+
+
+def test_an_engines_work_lies_in_the_trace_of_the_event_that_led_it(run: Run) -> None:
+    (process,) = run.processed("plain")
+    heard = run.below(process)["speech_to_text simulated"]
+    assert [link.span_id for link in heard.links] == [process.span_id]
+    assert heard.kind == Span.SpanKind.SPAN_KIND_INTERNAL
 
 
 def test_processing_is_a_child_of_sending_and_linked_to_it(run: Run) -> None:
@@ -147,20 +190,36 @@ def test_processing_is_a_child_of_sending_and_linked_to_it(run: Run) -> None:
     assert _attributes(process)["earwitness.event_id"] == "plain"
 
 
-def test_each_stage_is_a_span_below_the_processing_and_within_it(run: Run) -> None:
-    (process,) = run.processed("plain")
-    stages = {span.name: span for span in run.trace_of("plain") if span.parent_span_id == process.span_id}
-    assert set(stages) == {"fetch", "decode", "queue", "infer", "commit"}
-    for stage in stages.values():
-        assert process.start_time_unix_nano - 50_000_000 <= stage.start_time_unix_nano
-        assert stage.start_time_unix_nano <= stage.end_time_unix_nano <= process.end_time_unix_nano + 50_000_000
+STAGES = ("receive", "fetch", "decode", "queue", "infer", "commit")
 
 
-def test_stages_follow_each_other_in_time(run: Run) -> None:
+def test_each_stage_is_a_span_below_the_processing_and_within_its_time(run: Run) -> None:
     (process,) = run.processed("plain")
-    stages = {span.name: span for span in run.trace_of("plain") if span.parent_span_id == process.span_id}
-    ends = [stages[name].end_time_unix_nano for name in ("fetch", "decode", "queue", "infer", "commit")]
-    assert ends == sorted(ends)
+    stages = run.stages_of(process)
+    assert tuple(stages) == STAGES
+    for stage in list(stages.values())[1:]:
+        assert process.start_time_unix_nano <= stage.start_time_unix_nano
+        assert stage.end_time_unix_nano <= process.end_time_unix_nano
+
+
+@pytest.mark.parametrize("name", ["plain", "fails", "moved", "second"])
+def test_the_stages_cover_the_time_from_the_publishing_to_the_commit(run: Run, name: str) -> None:
+    process = max(run.processed(name), key=lambda span: span.end_time_unix_nano)
+    stages = list(run.stages_of(process).values())
+    assert all(before.end_time_unix_nano == after.start_time_unix_nano for before, after in pairwise(stages))
+    covered = stages[-1].end_time_unix_nano - stages[0].start_time_unix_nano
+    assert covered >= 0.95 * (process.end_time_unix_nano - run.published_at_ns(name))
+
+
+def test_an_event_has_the_stages_that_happened_and_the_one_that_failed_is_marked(run: Run) -> None:
+    (process,) = run.processed("fails")
+    stages = run.stages_of(process)
+    assert list(stages) == ["receive", "fetch", "commit"]
+    assert [name for name, stage in stages.items() if stage.status.code] == ["fetch"]
+
+
+def test_what_was_heard_before_has_no_stage_of_hearing(run: Run) -> None:
+    assert not {"decode", "queue", "infer"} & set(run.stages_of(run.processed("second")[-1]))
 
 
 def test_the_transcript_continues_the_trace(run: Run) -> None:
@@ -169,7 +228,7 @@ def test_the_transcript_continues_the_trace(run: Run) -> None:
 
 
 def test_a_moved_event_is_one_trace_with_both_its_processings(run: Run) -> None:
-    first, second = sorted(run.processed("moved"), key=lambda span: span.start_time_unix_nano)
+    first, second = run.processed("moved")
     assert [_attributes(span)["earwitness.outcome"] for span in (first, second)] == ["moved", "transcribed"]
     assert {span.parent_span_id.hex() for span in (first, second)} == {_span_id(run.sent["moved"])}
     assert _parent(run.found.transcript("moved")) == (second.trace_id.hex(), second.span_id.hex())

@@ -1,13 +1,16 @@
 """Spans: whose child an event's processing is, and what travels on."""
 
+import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from consumer.core.model import Record
 from consumer.telemetry.spans import Tracing
@@ -76,31 +79,83 @@ def test_what_is_published_continues_the_events_own_span(traced: Traced) -> None
     assert headers["tracestate"] == "vendor=1"
 
 
-def test_a_stage_that_was_timed_elsewhere_lies_where_it_was(traced: Traced) -> None:
-    tracing, exporter = traced
-    span = tracing.process(_record())
-    span.stage_before("queue", 2.0, ended_seconds_ago=3.0)
-    span.stage_before("never", None)
-    span.end()
-    stage, process = exporter.get_finished_spans()
-    assert stage.name == "queue"
-    assert stage.end_time is not None
-    assert stage.start_time is not None
-    assert process.end_time is not None
-    assert stage.end_time - stage.start_time == 2_000_000_000
-    assert process.end_time - stage.end_time >= 3_000_000_000
+def _stages(exporter: InMemorySpanExporter) -> tuple[dict[str, ReadableSpan], ReadableSpan]:
+    *stages, process = exporter.get_finished_spans()
+    return {span.name: span for span in stages}, process
 
 
-def test_a_stage_as_it_happens_is_a_child(traced: Traced) -> None:
+def test_stages_follow_each_other_without_a_gap_from_the_publishing_on(traced: Traced) -> None:
     tracing, exporter = traced
     span = tracing.process(_record())
-    with span.stage("fetch"):
-        assert trace.get_current_span().get_span_context().is_valid
+    published = datetime.now(UTC) - timedelta(seconds=10)
+    span.received(published)
+    span.stage("fetch", 0.0)
+    span.stage("decode")
+    span.stage("commit")
     span.end()
-    stage, process = exporter.get_finished_spans()
-    assert stage.parent is not None
+    stages, process = _stages(exporter)
+    assert list(stages) == ["receive", "fetch", "decode", "commit"]
     assert process.context is not None
-    assert stage.parent.span_id == process.context.span_id
+    assert {stage.parent.span_id for stage in stages.values() if stage.parent} == {process.context.span_id}
+    assert stages["receive"].start_time == round(published.timestamp() * 1e9)
+    assert stages["fetch"].start_time == stages["fetch"].end_time
+    for before, after in pairwise(stages.values()):
+        assert before.end_time == after.start_time
+
+
+def test_a_stage_of_known_length_never_ends_in_the_future(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.received(datetime.now(UTC) - timedelta(seconds=1))
+    span.stage("queue", 3600.0)
+    span.end()
+    stages, process = _stages(exporter)
+    assert process.end_time is not None
+    assert stages["queue"].end_time is not None
+    assert stages["queue"].end_time <= process.end_time
+
+
+def test_a_publisher_whose_clock_is_ahead_costs_no_stage_its_order(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.received(datetime.now(UTC) + timedelta(hours=1))
+    span.stage("commit")
+    span.end()
+    stages, _ = _stages(exporter)
+    assert stages["receive"].end_time == stages["commit"].start_time
+    assert all((one.start_time or 0) <= (one.end_time or 0) for one in stages.values())
+
+
+def test_a_stage_that_failed_says_so(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.received(datetime.now(UTC))
+    span.stage("fetch", failed="not_found")
+    span.end()
+    stages, _ = _stages(exporter)
+    assert stages["fetch"].status.status_code is StatusCode.ERROR
+    assert dict(stages["fetch"].attributes or {}) == {"error.type": "not_found"}
+
+
+def test_what_goes_on_after_the_end_draws_nothing_more(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.end()
+    span.stage("infer")
+    assert [one.name for one in exporter.get_finished_spans()] == ["process audio.events"]
+
+
+async def test_a_task_that_works_for_an_event_logs_and_calls_under_its_span(traced: Traced) -> None:
+    tracing, _ = traced
+    span = tracing.process(_record())
+
+    async def work() -> SpanContext:
+        span.use()
+        return trace.get_current_span().get_span_context()
+
+    assert await asyncio.create_task(work()) == span.sampled
+    assert not trace.get_current_span().get_span_context().is_valid
+    span.end()
 
 
 def test_a_dead_letter_is_an_error_with_its_reason(traced: Traced) -> None:

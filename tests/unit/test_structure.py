@@ -31,6 +31,7 @@ LAYERS = (
         "consumer.workers.engine_child",
         "consumer.workers.vad_child",
         "consumer.pipeline",
+        "consumer.status",
     },
     {"consumer.service"},
     {"consumer.cli"},

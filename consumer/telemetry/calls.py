@@ -1,0 +1,104 @@
+"""Spans of what engines do: a call of an API, a batch of the model's own. Never a secret or a text."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv.attributes import http_attributes as http
+from opentelemetry.semconv.attributes import server_attributes as server
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+
+from consumer.telemetry.spans import SPEECH_TO_TEXT
+
+_USAGE = (
+    (gen_ai.GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
+    (gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
+)
+_tracer = trace.get_tracer("earwitness.engines")
+
+
+class Call:
+    """A request under way."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def answered(self, answer: object) -> None:
+        """An answer came, with the tokens that it reports if it does."""
+        self._span.set_attribute(http.HTTP_RESPONSE_STATUS_CODE, 200)
+        usage = getattr(answer, "usage", None)
+        for attribute, name in _USAGE:
+            if isinstance(tokens := getattr(usage, name, None), int):
+                self._span.set_attribute(attribute, tokens)
+
+
+@contextmanager
+def calling(provider: str, model: str, host: str, port: int | None, audio_seconds: float) -> Iterator[Call]:
+    """The span of one request to an API, below the span of the event that it is made for."""
+    attributes: dict[str, Any] = {
+        gen_ai.GEN_AI_OPERATION_NAME: SPEECH_TO_TEXT,
+        gen_ai.GEN_AI_PROVIDER_NAME: provider,
+        gen_ai.GEN_AI_REQUEST_MODEL: model,
+        http.HTTP_REQUEST_METHOD: "POST",
+        server.SERVER_ADDRESS: host,
+        "earwitness.audio_seconds": audio_seconds,
+    }
+    if port is not None:
+        attributes[server.SERVER_PORT] = port
+    # an exception's message may hold whatever the server said, so it is not recorded
+    with _tracer.start_as_current_span(
+        f"{SPEECH_TO_TEXT} {model}",
+        kind=SpanKind.CLIENT,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield Call(span)
+        except BaseException as error:
+            status = getattr(error, "status_code", None)
+            if isinstance(status, int):
+                span.set_attribute(http.HTTP_RESPONSE_STATUS_CODE, status)
+            span.set_attribute(ERROR_TYPE, str(status) if isinstance(status, int) else type(error).__qualname__)
+            span.set_status(Status(StatusCode.ERROR))
+            raise
+
+
+def draw_batch(model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any]) -> None:
+    """The span of a batch that is over now, linked to the events whose chunks it held.
+
+    It lies in the trace of the first of them that is recorded: so a batch is kept whenever one of its events is.
+    """
+    contexts = _contexts(members)
+    if not contexts:
+        return
+    end_ns = time.time_ns()
+    span = _tracer.start_span(
+        f"{SPEECH_TO_TEXT} {model}",
+        trace.set_span_in_context(trace.NonRecordingSpan(contexts[0])),
+        SpanKind.INTERNAL,
+        attributes={
+            gen_ai.GEN_AI_OPERATION_NAME: SPEECH_TO_TEXT,
+            gen_ai.GEN_AI_PROVIDER_NAME: "earwitness",
+            gen_ai.GEN_AI_REQUEST_MODEL: model,
+            **attributes,
+        },
+        links=[Link(context) for context in contexts],
+        start_time=end_ns - round(seconds * 1e9),
+    )
+    span.end(end_ns)
+
+
+def _contexts(members: Sequence[Context]) -> list[SpanContext]:
+    """The members' events that are recorded, each once, in order."""
+    found: dict[int, SpanContext] = {}
+    for member in members:
+        span = member.run(trace.get_current_span)
+        if span.is_recording():
+            found.setdefault(span.get_span_context().span_id, span.get_span_context())
+    return list(found.values())

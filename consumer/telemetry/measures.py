@@ -1,0 +1,144 @@
+"""What a committed outcome adds to the figures: the tally, and histograms that cost a microsecond, not ten.
+
+The SDK's own histograms take 6 to 9 µs a value, several of which make 6 % of an event that is served from memory. So
+values are counted in plain buckets here, and put among the SDK's metrics when those are collected.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricsData,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.trace import SpanContext
+
+from consumer.core.distribution import Distribution, Example
+from consumer.core.outcomes import DeadLettered, Moment, Moved, Settlement, Transcribed, Write
+from consumer.core.tally import Tally, attempts_of
+from consumer.telemetry import catalogue
+from consumer.telemetry.catalogue import Instrument
+from consumer.telemetry.spans import SPEECH_TO_TEXT, EventSpan
+
+Labels = tuple[tuple[str, str], ...]
+_HISTOGRAMS = [one for one in catalogue.INSTRUMENTS if one.kind is catalogue.Kind.HISTOGRAM]
+
+
+class Measures:
+    """One for the process; the lanes tell it of their outcomes."""
+
+    def __init__(self, events_topic: str, group_id: str, *, keep_texts: bool = False) -> None:
+        self.tally = Tally(keep_texts=keep_texts)
+        self._started_ns = time.time_ns()
+        self._found: dict[str, dict[Labels, Distribution]] = {one.name: {} for one in _HISTOGRAMS}
+        self._kafka: Labels = (
+            (messaging.MESSAGING_SYSTEM, "kafka"),
+            (messaging.MESSAGING_DESTINATION_NAME, events_topic),
+            (messaging.MESSAGING_CONSUMER_GROUP_NAME, group_id),
+        )
+        self._process: Labels = (*self._kafka, (messaging.MESSAGING_OPERATION_NAME, "process"))
+        self._commit: Labels = (
+            *self._kafka,
+            (messaging.MESSAGING_OPERATION_NAME, "commit"),
+            (messaging.MESSAGING_OPERATION_TYPE, "settle"),
+        )
+
+    def settled(self, outcome: Settlement, moment: Moment, writes: list[Write], span: EventSpan) -> None:
+        """An outcome's transaction is committed."""
+        self.tally.add(outcome, moment, writes)
+        example = span.sampled
+        failed = ((ERROR_TYPE, outcome.reason.value),) if isinstance(outcome, DeadLettered) else ()
+        self._add(catalogue.PROCESS_DURATION, self._process + failed, time.monotonic() - span.began, example)
+        if isinstance(outcome, Moved):
+            return
+        notes, route = outcome.notes, outcome.route.value if isinstance(outcome, Transcribed) else "none"
+        total = max(0.0, (moment.now - notes.published_at).total_seconds())
+        self._add(catalogue.EVENT_DURATION, (("earwitness.route", route), *failed), total, example)
+        self._stage("commit", moment.commit_seconds, example)
+        if notes.fetch_seconds is not None:
+            self._stage("fetch", notes.fetch_seconds, example)
+        if notes.decode_seconds is not None:
+            self._stage("decode", notes.decode_seconds, example)
+        if isinstance(outcome, Transcribed):
+            if outcome.queue_seconds is not None:
+                self._stage("queue", outcome.queue_seconds, example)
+            if outcome.infer_seconds is not None:
+                self._stage("infer", outcome.infer_seconds, example)
+        self._attempts(outcome, example)
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """A transaction under way."""
+        began, failed = time.monotonic(), ""
+        try:
+            yield
+        except BaseException as error:
+            failed = type(error).__qualname__
+            raise
+        finally:
+            labels = (*self._commit, (ERROR_TYPE, failed)) if failed else self._commit
+            self._add(catalogue.CLIENT_DURATION, labels, time.monotonic() - began, None)
+
+    def added_to(self, data: MetricsData) -> MetricsData:
+        """What the SDK collected, and the histograms of this process with it. Called in the exporters' threads."""
+        (resource,) = data.resource_metrics
+        (scope,) = resource.scope_metrics  # the one meter's: the OTLP encoder knows a scope once
+        ours = [self._metric(one) for one in _HISTOGRAMS if self._found[one.name]]
+        whole = ScopeMetrics(scope.scope, [*scope.metrics, *ours], scope.schema_url)
+        return MetricsData([ResourceMetrics(resource.resource, [whole], resource.schema_url)])
+
+    def _stage(self, stage: str, seconds: float, example: SpanContext | None) -> None:
+        self._add(catalogue.STAGE_DURATION, (("earwitness.stage", stage),), seconds, example)
+
+    def _attempts(self, outcome: Transcribed | DeadLettered, example: SpanContext | None) -> None:
+        for attempt in attempts_of(outcome):
+            labels: Labels = (
+                (gen_ai.GEN_AI_OPERATION_NAME, SPEECH_TO_TEXT),
+                (gen_ai.GEN_AI_PROVIDER_NAME, attempt.engine),
+                (gen_ai.GEN_AI_REQUEST_MODEL, attempt.model),
+                *(((ERROR_TYPE, attempt.outcome),) if attempt.outcome != "ok" else ()),
+            )
+            self._add(catalogue.ENGINE_DURATION, labels, attempt.seconds, example)
+
+    def _add(self, instrument: Instrument, labels: Labels, value: float, sampled: SpanContext | None) -> None:
+        by_labels = self._found[instrument.name]
+        distribution = by_labels.get(labels)
+        if distribution is None:
+            distribution = by_labels[labels] = Distribution()
+        example = sampled and Example(value, time.time_ns(), sampled.trace_id, sampled.span_id)
+        distribution.add(value, example)
+
+    def _metric(self, instrument: Instrument) -> Metric:
+        now_ns = time.time_ns()
+        points = [
+            HistogramDataPoint(
+                attributes=dict(labels),
+                start_time_unix_nano=self._started_ns,
+                time_unix_nano=now_ns,
+                # the loop goes on counting meanwhile: what is said must agree with itself
+                count=sum(counts := list(found.counts)),
+                sum=found.sum,
+                bucket_counts=counts,
+                explicit_bounds=found.edges,
+                min=found.low,
+                max=found.high,
+                exemplars=[
+                    Exemplar({}, one.value, one.at_ns, one.span_id, one.trace_id)
+                    for one in list(found.examples.values())
+                ],
+            )
+            for labels, found in list(self._found[instrument.name].items())
+        ]
+        return Metric(
+            instrument.name, instrument.text, instrument.unit, Histogram(points, AggregationTemporality.CUMULATIVE)
+        )

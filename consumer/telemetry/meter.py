@@ -1,0 +1,64 @@
+"""Where metrics go: to an OTLP endpoint by the standard ``OTEL_*`` variables, and to ``/metrics``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import Meter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from prometheus_client import CollectorRegistry
+
+from consumer.telemetry.export import is_grpc, is_wanted, resource
+
+Adding = Callable[[MetricsData], MetricsData]
+"""Puts what is counted outside the SDK among what it collected; called in threads."""
+
+
+@contextmanager
+def measuring(service_name: str, adding: Adding, *, registry: CollectorRegistry | None) -> Iterator[Meter]:
+    """A meter whose instruments go to an OTLP endpoint if the environment names one, and into ``registry``."""
+    readers: list[MetricReader] = []
+    if is_wanted("metrics"):
+        readers.append(_OtlpReader(_metric_exporter(), adding))
+    if registry is not None:
+        readers.append(_PrometheusReader(registry, adding))
+    provider = MeterProvider(readers, resource(service_name))
+    try:
+        yield provider.get_meter("earwitness")
+    finally:
+        provider.shutdown()
+
+
+class _OtlpReader(PeriodicExportingMetricReader):
+    def __init__(self, exporter: MetricExporter, adding: Adding) -> None:
+        self._adding = adding
+        super().__init__(exporter)
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any) -> None:
+        super()._receive_metrics(self._adding(metrics_data), timeout_millis, **more)
+
+
+class _PrometheusReader(PrometheusMetricReader):
+    def __init__(self, registry: CollectorRegistry, adding: Adding) -> None:
+        self._adding = adding
+        super().__init__(scope_info_enabled=False, registry=registry)
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any) -> None:
+        super()._receive_metrics(self._adding(metrics_data), timeout_millis, **more)
+
+
+def _metric_exporter() -> MetricExporter:
+    if is_grpc("metrics"):
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+
+        return GrpcExporter()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+    return HttpExporter()

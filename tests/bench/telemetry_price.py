@@ -1,0 +1,200 @@
+"""What telemetry costs on the cheapest path there is: events that are answered from the dedup topic.
+
+``python -m tests.bench.telemetry_price [--events 20000] [--pairs 4] [--out FILE.json]``: a real broker and a real
+service process for each run, on fresh topics with the same events, in turns: with everything off, with metrics (the
+HTTP port, scraped each second, and OTLP), and with metrics and traces of a sampled share of the events. What "off"
+costs against no telemetry at all is too little to be seen so: it is counted in microseconds of the calls that are left.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from confluent_kafka import Consumer, TopicPartition
+
+from compose.kafka_probe import free_ports
+from compose.local_kafka import LocalKafka
+from consumer.core.model import Record
+from consumer.kafka.topics import create
+from consumer.settings import Settings
+from consumer.telemetry.spans import Tracing
+from schemas.models import utc_now
+from tests.bench.throughput import make_recordings, publish, wait_for
+from tests.support.service import serving
+
+OFF, METRICS = "off", "metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to run the service."""
+
+    name: str
+    sampled: float | None = None
+    """Share of events that are traced; None: none, and no tracer."""
+
+    def environment(self, endpoint: str) -> dict[str, str]:
+        if self.name == OFF:
+            return {}
+        common = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
+        if self.sampled is None:
+            return {**common, "OTEL_TRACES_EXPORTER": "none"}
+        return {
+            **common,
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": str(self.sampled),
+        }
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """Takes OTLP over HTTP and throws it away."""
+
+    class Taker(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 (the library's name)
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Taker) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def scraped(port: int) -> Iterator[None]:
+    """Look at ``/metrics`` each second, as Prometheus would at its most eager."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while port and not stop.wait(1.0):
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                answer.read()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, asked: argparse.Namespace) -> float:
+    """Events a second, from the first lane's opening until the group has committed everything."""
+    name = f"telemetry-{number}-{kind.name}".replace(" ", "-").replace("%", "")
+    port = 0 if kind.name == OFF else free_ports(1)[0]
+    settings = Settings(
+        kafka_bootstrap_servers=kafka.bootstrap_servers,
+        partitions=asked.partitions,
+        engine="simulated",
+        fetch_allow=[f"file://{folder}/"],
+        state_dir=folder / f"state-{name}",
+        topic_prefix=name,
+        group_id=name,
+        http_port=port,
+    )
+    await create(settings)
+    publish(settings, make_recordings(folder), asked.events)
+    with collector() as endpoint, scraped(port):
+        async with serving(settings, **kind.environment(endpoint)) as service:
+            consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": settings.group_id})
+            rows = [TopicPartition(settings.topics.events, partition) for partition in range(settings.partitions)]
+            ends = {row.partition: consumer.get_watermark_offsets(row)[1] for row in rows}
+            await service.until_log("lane_open")
+            begun = time.monotonic()
+            await asyncio.to_thread(
+                wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
+            )
+            seconds = time.monotonic() - begun
+            consumer.close()
+            await service.stop()
+    return float(asked.events / seconds)
+
+
+def off_microseconds(repeats: int = 50_000) -> float:
+    """What is still called for each event while nothing is recorded."""
+    tracing, published_at = Tracing("group"), utc_now()
+    record = Record("audio.events", 0, 7, 0, b"key", b"{}")
+    began = time.perf_counter()
+    for _ in range(repeats):
+        span = tracing.process(record)
+        span.headers()
+        span.use()
+        span.received(published_at)
+        span.note(outcome="transcribed", route="cache", cached=True)
+        span.stage("commit")
+        span.end()
+    return (time.perf_counter() - began) / repeats * 1e6
+
+
+async def compare(asked: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of one run each, every other one backwards, after one that does not count."""
+    kinds = [Kind(OFF), Kind(METRICS), *(Kind(f"metrics and {share:.0%} traced", share) for share in asked.sampled)]
+    rates: dict[str, list[float]] = {kind.name: [] for kind in kinds}
+    with tempfile.TemporaryDirectory() as name, LocalKafka(Path(name) / "kafka") as kafka:
+        for number in range(asked.pairs + 1):
+            for kind in kinds[:: 1 if number % 2 else -1]:
+                rate = await one_run(kafka, Path(name), kind, number, asked)
+                print(f"{'warm-up' if not number else f'round {number}'}: {kind.name} {rate:,.0f} events/s", flush=True)
+                if number:
+                    rates[kind.name].append(rate)
+    prices = {
+        name: statistics.median(1 - rate / off for rate, off in zip(found, rates[OFF], strict=True))
+        for name, found in rates.items()
+        if name != OFF
+    }
+    off_us = off_microseconds()
+    return {
+        "events": asked.events,
+        "events_per_second": {name: [round(rate) for rate in found] for name, found in rates.items()},
+        "price": {name: round(price, 3) for name, price in prices.items()},
+        "off_microseconds_an_event": round(off_us, 2),
+        "off_price": round(off_us * 1e-6 * statistics.median(rates[OFF]), 4),
+        "cores": os.cpu_count(),
+        "machine": platform.platform(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--sampled", type=float, nargs="*", default=[0.01, 1.0], help="shares of events to trace")
+    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    asked = parser.parse_args()
+    found = asyncio.run(compare(asked))
+    print(json.dumps(found, indent=1))
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Spans of engines' work: what they say, what they never say, and to whom they belong."""
+
+import asyncio
+from collections.abc import Iterator
+from contextvars import Context, copy_context
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from consumer.engines.dispatcher import BatchReport
+from consumer.engines.watch import BatchWatch
+from consumer.telemetry import calls
+
+
+@pytest.fixture
+def tracer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[trace.Tracer, InMemorySpanExporter]]:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(calls, "_tracer", provider.get_tracer("test"))
+    yield provider.get_tracer("test"), exporter
+    provider.shutdown()
+
+
+Traced = tuple[trace.Tracer, InMemorySpanExporter]
+
+
+def _only(exporter: InMemorySpanExporter) -> ReadableSpan:
+    (span,) = exporter.get_finished_spans()
+    return span
+
+
+class _RefusedError(Exception):
+    status_code = 429
+
+
+class _Usage:
+    input_tokens, output_tokens = 14, 45
+
+
+class _Answer:
+    text, usage = "what was said", _Usage()
+
+
+def test_a_call_says_what_was_asked_of_whom_and_never_what_was_said(tracer: Traced) -> None:
+    with calls.calling("openai", "gpt-transcribe", "api.example", 443, 12.5) as call:
+        call.answered(_Answer())
+    span = _only(tracer[1])
+    assert (span.name, span.kind) == ("speech_to_text gpt-transcribe", SpanKind.CLIENT)
+    assert dict(span.attributes or {}) == {
+        "gen_ai.operation.name": "speech_to_text",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-transcribe",
+        "gen_ai.usage.input_tokens": 14,
+        "gen_ai.usage.output_tokens": 45,
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "server.address": "api.example",
+        "server.port": 443,
+        "earwitness.audio_seconds": 12.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(_RefusedError("key sk-secret"), "429"), (TimeoutError("sk-secret"), "TimeoutError")]
+)
+def test_a_call_that_failed_says_how_without_the_servers_words(tracer: Traced, error: Exception, told: str) -> None:
+    with pytest.raises(type(error)), calls.calling("openai", "m", "api.example", None, 1.0):
+        raise error
+    span = _only(tracer[1])
+    assert span.status.status_code is StatusCode.ERROR
+    assert dict(span.attributes or {})["error.type"] == told
+    assert "sk-secret" not in span.to_json()
+
+
+def _member(tracer: trace.Tracer, name: str) -> tuple[trace.Span, Context]:
+    span = tracer.start_span(name)
+    with trace.use_span(span):
+        return span, copy_context()
+
+
+def test_a_batch_is_linked_to_each_event_whose_chunks_it_held(tracer: Traced) -> None:
+    first, its_context = _member(tracer[0], "first")
+    second, other_context = _member(tracer[0], "second")
+    members = [its_context, its_context, other_context, Context()]
+    BatchWatch("tiny")(BatchReport(["a", "b", "c", "d"], None, 6.0, 8.0, 0.5, members, 1))
+    batch = _only(tracer[1])
+    assert (batch.name, batch.kind) == ("speech_to_text tiny", SpanKind.INTERNAL)
+    assert [link.context for link in batch.links] == [first.get_span_context(), second.get_span_context()]
+    assert batch.parent == first.get_span_context()
+    attributes = dict(batch.attributes or {})
+    assert (attributes["earwitness.batch.chunks"], attributes["earwitness.batch.padded_seconds"]) == (4, 8.0)
+    assert batch.end_time is not None
+    assert batch.start_time is not None
+    assert batch.end_time - batch.start_time == 500_000_000
+
+
+def test_a_batch_of_events_that_nobody_traces_has_no_span(tracer: Traced) -> None:
+    BatchWatch("tiny")(BatchReport(["a"], None, 6.0, 8.0, 0.5, [Context()], 1))
+    assert tracer[1].get_finished_spans() == ()
+
+
+async def test_a_call_lies_below_the_event_that_its_task_works_for(tracer: Traced) -> None:
+    event = tracer[0].start_span("process")
+
+    async def hear() -> None:
+        with calls.calling("openai", "m", "api.example", 443, 1.0):
+            await asyncio.sleep(0)
+
+    with trace.use_span(event):
+        task = asyncio.create_task(hear())
+    await task
+    assert _only(tracer[1]).parent == event.get_span_context()
