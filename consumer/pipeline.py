@@ -1,6 +1,6 @@
 """THE PATH: one event from its record to its outcome, a line for each step.
 
-    record → event → digest → (moved to its lane) → heard before? → fetch → decode → recognise → outcome
+    record → event → digest → (moved to its lane) → heard before? → (parked) → fetch → decode → recognise → outcome
 
 Chunks, batches and the choice of engine are behind ``recognise``; Kafka is on both ends and not in here.
 """
@@ -9,35 +9,42 @@ import asyncio
 import errno
 import logging
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
 from consumer.core.model import Record, Recording, Urgency, Wish
-from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed
+from consumer.core.off_peak import CheapHours
+from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Parked, Settlement, Transcribed
+from consumer.core.parking import Waited, cost_usd
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
-from consumer.errors import EarwitnessError, EventError, ReasonedError, ServiceError
+from consumer.errors import EarwitnessError, EventError, HoldError, ReasonedError, ServiceError
 from consumer.settings import Settings
 from consumer.settled import Memory, Settled, dead_lettered, describe
 from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
-from schemas.codes import Reason, Route, WarningCode
+from schemas.codes import Hold, Reason, Route, WarningCode
 from schemas.models import Attempt, AudioEvent, Recognised, WordErrors, utc_now
 from schemas.topics import digest_partition
 
 log = logging.getLogger(__name__)
 
 _MOVE_HEADROOM_BYTES = 1024
-"""What moving adds to a record at most: the key and two headers."""
+"""What moving or parking adds to a record at most: a key and a few headers."""
+_ATTEMPT_BYTES = 400
+"""And for each try that was paid, its ledger line."""
 
 
 class Recognises(Protocol):
     """Samples to words, by whichever engine the router picks."""
+
+    @property
+    def is_idle(self) -> bool: ...
 
     def language_of(self, wish: Wish) -> str | None: ...
 
@@ -54,6 +61,7 @@ class _Journey:
     wish: Wish
     moves: Moves
     source: Source
+    waited: Waited | None
     spent: list[Attempt] = field(default_factory=list)
     """Ledger lines of a recognition that this event led and that was cut off."""
 
@@ -79,6 +87,9 @@ class Pipeline:
         self._memory = memory
         self._tracing = tracing
         self._partitions = partitions
+        self._cheap_hours = CheapHours.parse(settings.off_peak_hours) if settings.off_peak_hours else None
+        self._deferred_by_day = 0
+        """Deferred events that are served outside of the cheap hours, since the engine was idle; one at most."""
 
     async def settle(self, record: Record) -> Settled:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
@@ -127,7 +138,9 @@ class Pipeline:
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
         source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)
-        return _Journey(notes, span, event, wish, moves, source)
+        waited = Waited.of(record)
+        notes.attempts = waited.attempts if waited is not None else []
+        return _Journey(notes, span, event, wish, moves, source, waited)
 
     def _wish(self, event: AudioEvent, notes: Notes) -> Wish:
         deadline = None
@@ -137,7 +150,13 @@ class Pipeline:
             if left_seconds <= 0:
                 due = notes.published_at + timedelta(seconds=event.deadline_seconds)
                 raise _too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
-        wish = Wish(event.language or self._settings.language, Urgency(critical=event.critical), deadline)
+        wish = Wish(
+            event.language or self._settings.language,
+            Urgency(critical=event.critical),
+            deadline,
+            tenant=event.tenant,
+            deferred=event.defer and self._cheap_hours is not None,
+        )
         return replace(wish, language=self._engine.language_of(wish))
 
     async def _carry(self, journey: _Journey) -> tuple[Settlement, Flight | None]:
@@ -154,6 +173,9 @@ class Pipeline:
             except RecordingChangedError as change:
                 digest = change.digest
                 _warn(journey, WarningCode.DIGEST_CHANGED)
+            except HoldError as hold:
+                if (parked := await self._hold(journey, hold)) is not None:
+                    return parked, None
 
     async def _digest(self, journey: _Journey) -> str:
         known = known_digest(journey.notes.record, journey.event, journey.moves)
@@ -166,17 +188,34 @@ class Pipeline:
         finally:
             journey.notes.fetch_seconds = journey.source.fetch_seconds
 
+    async def _hold(self, journey: _Journey, hold: HoldError) -> Parked | None:
+        """Keep the event here until it may go on; or the outcome of one that would wait too long in its place."""
+        journey.notes.attempts += hold.attempts
+        left_seconds, deadline = hold.until - utc_now().timestamp(), journey.wish.deadline
+        if deadline is not None and self._memory.clock() + left_seconds >= deadline:
+            raise EventError(hold.reason, f"{hold.detail}, which is after its deadline")
+        if left_seconds > self._settings.max_hold_seconds and self._may_travel(journey):
+            return Parked(journey.notes, hold.why, datetime.fromtimestamp(hold.until, UTC))
+        await asyncio.sleep(left_seconds)
+        return None
+
     def _may_move(self, journey: _Journey) -> bool:
+        return journey.moves.count < MOVES_LIMIT and self._may_travel(journey)
+
+    def _may_travel(self, journey: _Journey) -> bool:
+        """Whether the record still fits on its topic with what moving or parking adds to it."""
         record = journey.notes.record
         size_bytes = len(record.value or b"") + sum(len(name) + len(value) + 8 for name, value in record.headers)
-        return journey.moves.count < MOVES_LIMIT and size_bytes + _MOVE_HEADROOM_BYTES <= self._settings.max_event_bytes
+        size_bytes += _ATTEMPT_BYTES * sum(attempt.cost_usd > 0 for attempt in journey.notes.attempts)
+        return size_bytes + _MOVE_HEADROOM_BYTES <= self._settings.max_event_bytes
 
     async def _words(self, journey: _Journey, digest: str, owner: int) -> tuple[Settlement, Flight | None]:
         scope = journey.event.tenant if self._settings.dedup_scope == "tenant" else "*"
         key = dedup_key(scope, digest, self._fingerprint(journey.wish.language))
         if (recognised := self._remembered(owner, key)) is not None:
             return await self._from_cache(journey, recognised), None
-        landing = await self._land(journey, key, lambda flight: self._hear(journey, digest, flight))
+        with self._in_its_hours(journey, key):
+            landing = await self._land(journey, key, lambda flight: self._hear(journey, digest, flight))
         if not landing.first:
             return await self._from_cache(journey, landing.heard.recognised), None
         try:
@@ -184,6 +223,27 @@ class Pipeline:
         except BaseException:
             self._memory.flights.dropped(landing.flight)
             raise
+
+    @contextmanager
+    def _in_its_hours(self, journey: _Journey, key: str) -> Iterator[None]:
+        """Raises HoldError for a deferred event that has to wait; lets one at a time through while the engine idles."""
+        hours, deadline, now = self._cheap_hours, journey.wish.deadline, utc_now()
+        if hours is None or not journey.wish.deferred or hours.hold(now) or self._memory.flights.has(key):
+            yield
+            return
+        if self._engine.is_idle and not self._deferred_by_day:
+            self._deferred_by_day += 1
+            try:
+                yield
+            finally:
+                self._deferred_by_day -= 1
+            return
+        start = hours.next_start(now).timestamp()
+        too_late = deadline is not None and self._memory.clock() + start - now.timestamp() >= deadline
+        has_waited = journey.waited is not None and journey.waited.has_waited_for(Hold.OFF_PEAK, now.timestamp())
+        if not too_late and not has_waited:
+            raise HoldError(Hold.OFF_PEAK, Reason.DEADLINE_EXCEEDED, "it waits for the cheap hours", until=start)
+        yield
 
     def _remembered(self, owner: int, key: str) -> Recognised | None:
         value = self._memory.slices.get(owner, key.encode())
@@ -228,8 +288,8 @@ class Pipeline:
             notes.fetch_seconds, notes.decode_seconds = source.fetch_seconds, source.decode_seconds
 
     async def _from_cache(self, journey: _Journey, recognised: Recognised) -> Transcribed:
-        wer = await self._word_errors(journey, recognised)
-        return Transcribed(journey.notes, recognised, Route.CACHE, cached=True, wer=wer)
+        wer, earlier_usd = await self._word_errors(journey, recognised), cost_usd(journey.notes.attempts)
+        return Transcribed(journey.notes, recognised, Route.CACHE, cached=True, cost_usd=earlier_usd, wer=wer)
 
     async def _first_heard(self, journey: _Journey, landing: Landing, dedup: DedupWrite) -> Transcribed:
         heard = landing.heard
@@ -238,7 +298,7 @@ class Pipeline:
             heard.recognised,
             landing.route,
             cached=False,
-            cost_usd=heard.cost_usd,
+            cost_usd=heard.cost_usd + cost_usd(journey.notes.attempts),
             attempts=tuple(heard.attempts),
             queue_seconds=heard.queue_seconds,
             infer_seconds=heard.infer_seconds,

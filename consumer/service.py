@@ -103,7 +103,7 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
             )
 
         try:
-            async with member(settings, slices, make_work, engine.set_share) as intake:
+            async with member(settings, slices, make_work, engine.set_share, engine.add_new_share) as intake:
                 stopping.from_now_on(intake.drain)
                 await intake.run()
         finally:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aiokafka.errors import KafkaError
@@ -67,8 +67,10 @@ class LaneCommits:
         self._owner = ""
         self._last = CommitMetadata()
 
-    async def take_over(self) -> int:
-        """Fence the previous owner and commit a sentinel to the dedup partition; the sentinel's offset.
+    async def take_over(self, also: Sequence[str] = ()) -> list[int]:
+        """Fence the previous owner; commit a sentinel to the dedup partition, and to those of the topics ``also``.
+
+        Returns the sentinels' offsets, in this order.
 
         Raises KafkaError, DoubtfulError, FencedError: nothing is taken over then.
         """
@@ -77,15 +79,13 @@ class LaneCommits:
         started = (await self._committed.read(self._partition)).offset is not None
         await self._producer.fence()
         marks = [self.started_mark()] if started else []
-        marks.append(self._mark(sentinel_key(self.group_id)))
-        return (await self._producer.commit(marks, None))[-1]
+        key, number = sentinel_key(self.group_id), self._partition.partition
+        marks += [Write(topic, key, None, number) for topic in (self._dedup_topic, *also)]
+        return (await self._producer.commit(marks, None))[-1 - len(also) :]
 
     def started_mark(self) -> Write:
         """Says to later openings that this group has committed an offset here."""
-        return self._mark(started_key(self.group_id))
-
-    def _mark(self, key: bytes) -> Write:
-        return Write(self._dedup_topic, key, None, self._partition.partition)
+        return Write(self._dedup_topic, started_key(self.group_id), None, self._partition.partition)
 
     async def read_last(self) -> LastCommit:
         """What is committed. A stable read only after ``take_over``."""

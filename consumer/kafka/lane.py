@@ -10,6 +10,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from itertools import chain
 
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
@@ -21,8 +22,9 @@ from consumer.core.suspicion import Caution
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.client import may_pass
 from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
-from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError
+from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError, stalled_after
 from consumer.kafka.opening import Opened
+from consumer.kafka.parked import ParkedEvents
 from consumer.kafka.transaction import DoubtfulError
 from schemas.models import utc_now
 
@@ -54,6 +56,7 @@ class Lane:
         self._committing: list[Decided] = []
         self._events: asyncio.TaskGroup | None = None
         self._caution = Caution()
+        self._parked: ParkedEvents | None = None
         self._trial: list[Record] = []
         """The suspects that the next commit must name."""
         self._wake = asyncio.Event()
@@ -96,8 +99,7 @@ class Lane:
     def resume(self) -> None:
         """The partition was kept."""
         self._held = False
-        if self._is_clean:
-            self._wake.set()  # a death from now on must be noticed again
+        self._wake.set()  # parked events may be due; and a death from now on must be noticed again
 
     def reached(self, position: int) -> None:
         """The consumer stands here with nothing more to give: transaction markers may lie behind."""
@@ -141,7 +143,7 @@ class Lane:
         try:
             opened = await self._opened()
             self._offsets, self._committed = OffsetMap(opened.point), opened.point
-            self._caution = Caution(opened.suspicion)
+            self._caution, self._parked = Caution(opened.suspicion), opened.parked
             self._parts.slices.open(self.partition.partition, opened.slice)
             try:
                 self._parts.host.begin(self.partition, opened.point.offset)
@@ -149,6 +151,8 @@ class Lane:
                 await self._serve()
             finally:
                 self._parts.slices.close(self.partition.partition, opened.slice)
+                self._parked = None
+                opened.parked.close()
         except BaseExceptionGroup as group:
             ended, rest = group.split((FencedError, StalledError))
             if rest is not None or ended is None:
@@ -172,15 +176,10 @@ class Lane:
         settings, loop = self._parts.settings, asyncio.get_running_loop()
         # what the last owner left open has to time out first, perhaps on each of the ways that opening takes
         limit_seconds = settings.commit_stall_seconds + 3 * settings.transaction_timeout_ms / 1000
-        try:
-            async with asyncio.timeout(limit_seconds) as scope:
-                return await self._parts.opens(
-                    self.partition, self._commits, lambda: scope.reschedule(loop.time() + limit_seconds)
-                )
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            raise StalledError(f"opening it has not got on for {limit_seconds:g} s") from error
+        async with stalled_after(limit_seconds, "opening it has not got on") as scope:
+            return await self._parts.opens(
+                self.partition, self._commits, lambda: scope.reschedule(loop.time() + limit_seconds)
+            )
 
     def _note_stall(self, error: BaseException) -> None:
         self._stalls += isinstance(error, StalledError)
@@ -277,6 +276,10 @@ class Lane:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
         while not (self._ready or self._handover or self._trial or self._is_idle_behind() or self._goes_on()):
             self._wake.clear()
+            if self._parked is not None and not self._held:
+                if self._parked.any_due():
+                    return
+                self._parked.wake_when_due(self._wake.set)
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
         due = loop.time() + settings.commit_interval_ms / 1000
@@ -297,7 +300,11 @@ class Lane:
         point, trial = self._offsets.commit_point(), self._trial
         suspicion = self._caution.suspicion.past(point.offset)
         self._caution.suspicion = suspicion.trying(trial[0].offset, trial[-1].offset) if trial else suspicion
-        await self._commit([write for group in writes for write in group], point, clean=clean)
+        wrote = [*chain.from_iterable(writes), *(self._parked.due() if self._parked and not self._held else [])]
+        async with stalled_after(self._parts.settings.commit_stall_seconds, "nothing could be committed"):
+            await self._commits.commit(wrote, point, clean=clean, suspicion=self._caution.suspicion)
+        if self._parked is not None:
+            self._parked.committed(wrote)
         self._committed, self._stalls, self._is_clean = point, 0, clean
         self._trial = [] if trial else self._trial
         self._has_committed.set()
@@ -308,16 +315,6 @@ class Lane:
             self._handover = None
             if not handover.done():
                 handover.set_result(None)
-
-    async def _commit(self, writes: list[Write], point: CommitPoint, *, clean: bool) -> None:
-        stall_seconds = self._parts.settings.commit_stall_seconds
-        try:
-            async with asyncio.timeout(stall_seconds) as scope:
-                await self._commits.commit(writes, point, clean=clean, suspicion=self._caution.suspicion)
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            raise StalledError(f"nothing could be committed for {stall_seconds:g} s") from error
 
     async def _write_out(self) -> list[list[Write]]:
         settings, size_bytes = self._parts.settings, 0

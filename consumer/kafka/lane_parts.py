@@ -2,6 +2,8 @@
 
 import asyncio
 import enum
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +27,18 @@ class LaneState(enum.Enum):
 
 class StalledError(Exception):
     """Outcomes were in hand and could not be committed for longer than the settings allow."""
+
+
+@asynccontextmanager
+async def stalled_after(limit_seconds: float, what: str) -> AsyncIterator[asyncio.Timeout]:
+    """Bound the block; whoever gets on within it may put the limit off. Raises StalledError."""
+    try:
+        async with asyncio.timeout(limit_seconds) as scope:
+            yield scope
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise StalledError(f"{what} for {limit_seconds:g} s") from error
 
 
 class Host(Protocol):

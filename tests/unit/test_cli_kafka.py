@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_topics_are_created_once_and_then_pass_their_check(earwitness: Earwitness, kafka_settings: Settings) -> None:
     assert earwitness("topics", "check") == 1
-    assert earwitness.err.count("is missing") == 5
+    assert earwitness.err.count("is missing") == 6
     assert earwitness("topics", "create") == 0
     assert earwitness.out.count("created  ") == 5
     assert earwitness("topics", "create", "--partitions", "9") == 0
