@@ -5,6 +5,7 @@
     │   └── LaneError        one lane cannot be opened or trusted; the process stops
     ├── FencedError          another owner has the lane: be silent, publish nothing
     ├── EventError           settle this event with a dead letter; the next event with the same bytes may do better
+    │   ├── HoldError        nothing is wrong, but nothing can be done before a known time: wait, or park the event
     │   └── TransientError   try again with back-off, within attempts and deadline
     │       ├── SlowDownError  the other side asks for patience; nothing is broken
     │       └── MachineError   this machine is at fault (its disk): no event may pay for it
@@ -15,7 +16,7 @@ Every one of the last three carries a reason code and a detail that says what we
 
 from typing import ClassVar
 
-from schemas.codes import Reason
+from schemas.codes import Hold, Reason
 from schemas.models import Attempt
 
 
@@ -52,6 +53,15 @@ class ReasonedError(EarwitnessError):
 
 class EventError(ReasonedError):
     """The event cannot be served: its address, its deadline, its wish."""
+
+
+class HoldError(EventError):
+    """Not before ``until`` (seconds since 1970); ``why`` says what for. ``reason`` counts if it cannot wait so long."""
+
+    def __init__(self, why: Hold, reason: Reason, detail: str, *, until: float) -> None:
+        super().__init__(reason, detail)
+        self.why = why
+        self.until = until
 
 
 class TransientError(EventError):

@@ -1,6 +1,6 @@
 """THE PATH: one event from its record to its outcome, a line for each step.
 
-    record → event → digest → (moved to its lane) → heard before? → fetch → decode → recognise → outcome
+    record → event → digest → (moved to its lane) → heard before? → (parked) → fetch → decode → recognise → outcome
 
 Chunks, batches and the choice of engine are behind ``recognise``; Kafka is on both ends and not in here.
 """
@@ -9,55 +9,47 @@ import asyncio
 import errno
 import logging
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
 from consumer.core.model import Record, Recording, Urgency, Wish
-from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed
+from consumer.core.off_peak import CheapHours
+from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Parked, Settlement, Transcribed
+from consumer.core.parking import Waited, cost_usd
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
-from consumer.errors import EarwitnessError, EventError, ReasonedError, ServiceError
+from consumer.errors import EarwitnessError, EventError, HoldError, ReasonedError, ServiceError
+from consumer.journey import Journey, too_late
 from consumer.settings import Settings
 from consumer.settled import Memory, Settled, dead_lettered, describe
 from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
-from schemas.codes import Reason, Route, WarningCode
-from schemas.models import Attempt, AudioEvent, Recognised, WordErrors, utc_now
+from schemas.codes import Hold, Reason, Route, WarningCode
+from schemas.models import AudioEvent, Recognised, WordErrors, utc_now
 from schemas.topics import digest_partition
 
 log = logging.getLogger(__name__)
 
 _MOVE_HEADROOM_BYTES = 1024
-"""What moving adds to a record at most: the key and two headers."""
+"""What moving or parking adds to a record at most: a key and a few headers."""
+_ATTEMPT_BYTES = 400
+"""And for each try that was paid, its ledger line."""
 
 
 class Recognises(Protocol):
     """Samples to words, by whichever engine the router picks."""
 
+    @property
+    def is_idle(self) -> bool: ...
+
     def language_of(self, wish: Wish) -> str | None: ...
 
     async def transcribe(self, recording: Recording, wish: Wish) -> Result: ...
-
-
-@dataclass(slots=True)
-class _Journey:
-    """One event under way."""
-
-    notes: Notes
-    span: EventSpan
-    event: AudioEvent
-    wish: Wish
-    moves: Moves
-    source: Source
-    spent: list[Attempt] = field(default_factory=list)
-    """Ledger lines of a recognition that this event led and that was cut off."""
-    leads: bool = False
-    """The recognition is this event's own; its stages are then drawn as it goes."""
 
 
 class Pipeline:
@@ -81,6 +73,9 @@ class Pipeline:
         self._memory = memory
         self._tracing = tracing
         self._partitions = partitions
+        self._cheap_hours = CheapHours.parse(settings.off_peak_hours) if settings.off_peak_hours else None
+        self._deferred_by_day = 0
+        """Deferred events that are served outside of the cheap hours, since the engine was idle; one at most."""
 
     async def settle(self, record: Record) -> Settled:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
@@ -123,7 +118,7 @@ class Pipeline:
         describe(span, outcome)
         return Settled(outcome, None, span, self._memory.clock(), self._memory)
 
-    def _set_out(self, notes: Notes, span: EventSpan) -> _Journey:
+    def _set_out(self, notes: Notes, span: EventSpan) -> Journey:
         record, limit_bytes = notes.record, self._settings.max_event_bytes
         try:
             if len(record.value or b"") > limit_bytes:
@@ -134,7 +129,9 @@ class Pipeline:
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
         source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)
-        return _Journey(notes, span, event, wish, moves, source)
+        waited = Waited.of(record)
+        notes.attempts = waited.attempts if waited is not None else []
+        return Journey(notes, span, event, wish, moves, source, waited)
 
     def _wish(self, event: AudioEvent, notes: Notes) -> Wish:
         deadline = None
@@ -143,11 +140,17 @@ class Pipeline:
             deadline = self._memory.clock() + left_seconds
             if left_seconds <= 0:
                 due = notes.published_at + timedelta(seconds=event.deadline_seconds)
-                raise _too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
-        wish = Wish(event.language or self._settings.language, Urgency(critical=event.critical), deadline)
+                raise too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
+        wish = Wish(
+            event.language or self._settings.language,
+            Urgency(critical=event.critical),
+            deadline,
+            tenant=event.tenant,
+            deferred=event.defer and self._cheap_hours is not None,
+        )
         return replace(wish, language=self._engine.language_of(wish))
 
-    async def _carry(self, journey: _Journey) -> tuple[Settlement, Flight | None]:
+    async def _carry(self, journey: Journey) -> tuple[Settlement, Flight | None]:
         digest = await self._digest(journey)
         while True:
             journey.notes.digest = digest
@@ -155,14 +158,17 @@ class Pipeline:
             if owner != journey.notes.record.partition:
                 if self._may_move(journey):
                     return Moved(journey.notes, digest, owner), None
-                _warn(journey, WarningCode.SERVED_AWAY)
+                journey.warn(WarningCode.SERVED_AWAY)
             try:
                 return await self._words(journey, digest, owner)
             except RecordingChangedError as change:
                 digest = change.digest
-                _warn(journey, WarningCode.DIGEST_CHANGED)
+                journey.warn(WarningCode.DIGEST_CHANGED)
+            except HoldError as hold:
+                if (parked := await self._hold(journey, hold)) is not None:
+                    return parked, None
 
-    async def _digest(self, journey: _Journey) -> str:
+    async def _digest(self, journey: Journey) -> str:
         known = known_digest(journey.notes.record, journey.event, journey.moves)
         if known is not None and self._settings.dedup_scope == "tenant":
             return known
@@ -177,17 +183,34 @@ class Pipeline:
         journey.span.stage("fetch")
         return digest
 
-    def _may_move(self, journey: _Journey) -> bool:
+    async def _hold(self, journey: Journey, hold: HoldError) -> Parked | None:
+        """Keep the event here until it may go on; or the outcome of one that would wait too long in its place."""
+        journey.notes.attempts += hold.attempts
+        left_seconds, deadline = hold.until - utc_now().timestamp(), journey.wish.deadline
+        if deadline is not None and self._memory.clock() + left_seconds >= deadline:
+            raise EventError(hold.reason, f"{hold.detail}, which is after its deadline")
+        if left_seconds > self._settings.max_hold_seconds and self._may_travel(journey):
+            return Parked(journey.notes, hold.why, datetime.fromtimestamp(hold.until, UTC))
+        await asyncio.sleep(left_seconds)
+        return None
+
+    def _may_move(self, journey: Journey) -> bool:
+        return journey.moves.count < MOVES_LIMIT and self._may_travel(journey)
+
+    def _may_travel(self, journey: Journey) -> bool:
+        """Whether the record still fits on its topic with what moving or parking adds to it."""
         record = journey.notes.record
         size_bytes = len(record.value or b"") + sum(len(name) + len(value) + 8 for name, value in record.headers)
-        return journey.moves.count < MOVES_LIMIT and size_bytes + _MOVE_HEADROOM_BYTES <= self._settings.max_event_bytes
+        size_bytes += _ATTEMPT_BYTES * sum(attempt.cost_usd > 0 for attempt in journey.notes.attempts)
+        return size_bytes + _MOVE_HEADROOM_BYTES <= self._settings.max_event_bytes
 
-    async def _words(self, journey: _Journey, digest: str, owner: int) -> tuple[Settlement, Flight | None]:
+    async def _words(self, journey: Journey, digest: str, owner: int) -> tuple[Settlement, Flight | None]:
         scope = journey.event.tenant if self._settings.dedup_scope == "tenant" else "*"
         key = dedup_key(scope, digest, self._fingerprint(journey.wish.language))
         if (recognised := self._remembered(owner, key)) is not None:
             return await self._from_cache(journey, recognised), None
-        landing = await self._land(journey, key, lambda flight: self._hear(journey, digest, flight))
+        with self._in_its_hours(journey, key):
+            landing = await self._land(journey, key, lambda flight: self._hear(journey, digest, flight))
         if not landing.first:
             return await self._from_cache(journey, landing.heard.recognised), None
         try:
@@ -195,6 +218,27 @@ class Pipeline:
         except BaseException:
             self._memory.flights.dropped(landing.flight)
             raise
+
+    @contextmanager
+    def _in_its_hours(self, journey: Journey, key: str) -> Iterator[None]:
+        """Raises HoldError for a deferred event that has to wait; lets one at a time through while the engine idles."""
+        hours, deadline, now = self._cheap_hours, journey.wish.deadline, utc_now()
+        if hours is None or not journey.wish.deferred or hours.hold(now) or self._memory.flights.has(key):
+            yield
+            return
+        if self._engine.is_idle and not self._deferred_by_day:
+            self._deferred_by_day += 1
+            try:
+                yield
+            finally:
+                self._deferred_by_day -= 1
+            return
+        start = hours.next_start(now).timestamp()
+        too_late = deadline is not None and self._memory.clock() + start - now.timestamp() >= deadline
+        has_waited = journey.waited is not None and journey.waited.has_waited_for(Hold.OFF_PEAK, now.timestamp())
+        if not too_late and not has_waited:
+            raise HoldError(Hold.OFF_PEAK, Reason.DEADLINE_EXCEEDED, "it waits for the cheap hours", until=start)
+        yield
 
     def _remembered(self, owner: int, key: str) -> Recognised | None:
         value = self._memory.slices.get(owner, key.encode())
@@ -206,7 +250,7 @@ class Pipeline:
             log.warning("unreadable_dedup_entry %s: %s; it is heard again", key, error.detail)
             return None
 
-    async def _land(self, journey: _Journey, key: str, lead: Lead) -> Landing:
+    async def _land(self, journey: Journey, key: str, lead: Lead) -> Landing:
         deadline = journey.wish.deadline
         try:
             async with asyncio.timeout(
@@ -217,7 +261,7 @@ class Pipeline:
             if not scope.expired():
                 raise
             await self._memory.flights.abandon(key)
-            late = _too_late("the deadline passed while the recording was being heard")
+            late = too_late("the deadline passed while the recording was being heard")
             late.attempts = journey.spent
             journey.span.stage("wait", failed=late.reason)
             raise late from error
@@ -225,7 +269,7 @@ class Pipeline:
             if not journey.leads:
                 journey.span.stage("wait")
 
-    async def _hear(self, journey: _Journey, digest: str, flight: Flight) -> Result:
+    async def _hear(self, journey: Journey, digest: str, flight: Flight) -> Result:
         """Lead a recognition, on behalf of all who want these bytes heard."""
         notes, source, span, clock = journey.notes, journey.source, journey.span, self._memory.clock
         journey.leads = True
@@ -253,18 +297,18 @@ class Pipeline:
         finally:
             notes.fetch_seconds, notes.decode_seconds = source.fetch_seconds, source.decode_seconds
 
-    async def _from_cache(self, journey: _Journey, recognised: Recognised) -> Transcribed:
-        wer = await self._word_errors(journey, recognised)
-        return Transcribed(journey.notes, recognised, Route.CACHE, cached=True, wer=wer)
+    async def _from_cache(self, journey: Journey, recognised: Recognised) -> Transcribed:
+        wer, earlier_usd = await self._word_errors(journey, recognised), cost_usd(journey.notes.attempts)
+        return Transcribed(journey.notes, recognised, Route.CACHE, cached=True, cost_usd=earlier_usd, wer=wer)
 
-    async def _first_heard(self, journey: _Journey, landing: Landing, dedup: DedupWrite) -> Transcribed:
+    async def _first_heard(self, journey: Journey, landing: Landing, dedup: DedupWrite) -> Transcribed:
         heard = landing.heard
         return Transcribed(
             journey.notes,
             heard.recognised,
             landing.route,
             cached=False,
-            cost_usd=heard.cost_usd,
+            cost_usd=heard.cost_usd + cost_usd(journey.notes.attempts),
             attempts=tuple(heard.attempts),
             queue_seconds=heard.queue_seconds,
             infer_seconds=heard.infer_seconds,
@@ -272,7 +316,7 @@ class Pipeline:
             dedup=dedup,
         )
 
-    async def _word_errors(self, journey: _Journey, recognised: Recognised) -> WordErrors | None:
+    async def _word_errors(self, journey: Journey, recognised: Recognised) -> WordErrors | None:
         reference, language = journey.event.reference_text, recognised.language or journey.wish.language
         if reference is None:
             return None
@@ -285,12 +329,3 @@ def _is_the_machines(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error | MemoryError) or (
         isinstance(error, OSError) and error.errno in full_or_broken
     )
-
-
-def _too_late(detail: str) -> EventError:
-    return EventError(Reason.DEADLINE_EXCEEDED, f"{detail}; publish it again with more time")
-
-
-def _warn(journey: _Journey, code: WarningCode) -> None:
-    if code not in journey.notes.warnings:
-        journey.notes.warnings.append(code)

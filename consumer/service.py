@@ -113,20 +113,19 @@ async def _serve(
                 partitions=intake.partitions,
             )
 
-        watching = tasks.create_task(watch(settings), name="watch metrics") if settings.watch_metrics else None
+        beside = [tasks.create_task(watch(settings), name="watch metrics")] if settings.watch_metrics else []
         try:
-            async with member(settings, slices, make_work, engine.set_share, vitals.committing) as intake:
+            async with member(
+                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share
+            ) as intake:
                 vitals.serves(intake, lag := LagWatch(intake))
-                watching = tasks.create_task(lag.run(), name="lag")
+                beside.append(tasks.create_task(lag.run(), name="lag"))
                 stopping.from_now_on(intake.drain)
-                try:
-                    await intake.run()
-                finally:
-                    watching.cancel()
+                await intake.run()
         finally:
             flights.stop()
-            if watching is not None:
-                watching.cancel()
+            for task in beside:
+                task.cancel()
 
 
 class _Stopping:

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +35,11 @@ from schemas.topics import Topics
 PREFIX = "EARWITNESS_"
 _SERVER = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
 """``host:port`` or ``[IPv6]:port``; without a port, Kafka's own."""
+_ROUTE_RULE = re.compile(
+    r"(?:tenant=[^/]+|language=[A-Za-z]{2,8}|priority=(?:critical|deferred)|(?:longer|shorter)_than=\d+(?:\.\d+)?)"
+    r":(?:local|api)"
+)
+_HOURS = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)(?: ([\w/+-]+))?")
 
 
 def _split(value: Any) -> Any:
@@ -49,6 +55,29 @@ def _servers(value: str) -> str:
     if not servers:
         raise ValueError("names no broker; give host:port, as in localhost:9092")
     return ",".join(servers)
+
+
+def _route_rules(rules: list[str]) -> list[str]:
+    for rule in rules:
+        if _ROUTE_RULE.fullmatch(rule) is None:
+            raise ValueError(
+                f"{rule!r} is not a rule such as tenant=acme:api, language=de:api, priority=deferred:local, "
+                "longer_than=3600:local or shorter_than=5:api"
+            )
+    return rules
+
+
+def _hours(value: str | None) -> str | None:
+    if value is None:
+        return None
+    found = _HOURS.fullmatch(value.strip())
+    if found is None or found[1] == found[2]:
+        raise ValueError(f"{value!r} is not like 22:00-06:00, or 22:00-06:00 Europe/Berlin")
+    try:
+        ZoneInfo(found[3] or "UTC")
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"no time zone is named {found[3]!r} here, as Europe/Berlin is") from error
+    return value.strip()
 
 
 Servers = Annotated[str, AfterValidator(_servers)]
@@ -82,7 +111,7 @@ class Settings(BaseSettings):
     partition_assignor: Literal["range", "roundrobin", "sticky"] = "sticky"
     """`sticky` keeps lanes where they are when processes come and go; the same in the whole group."""
     topic_prefix: str = "audio"
-    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.alerts`."""
+    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.parked`, `.alerts`."""
     partitions: PositiveInt = 12
     """Partitions of each topic when `topics create` makes them; the upper limit of processes that share the work."""
     replication_factor: int = Field(default=-1, ge=-1)
@@ -190,19 +219,33 @@ class Settings(BaseSettings):
     api_audio_seconds_per_minute: PositiveFloat = 36_000.0
     """Audio sent to the API, for the whole group."""
     api_concurrency: PositiveInt = 8
-    """Requests to the API open at once, for each process."""
+    """Requests to the API open at once, for the whole group (but one for each process that owns partitions)."""
     api_timeout_seconds: PositiveFloat = 120.0
     """Wall time of one call to the API."""
     api_attempts: PositiveInt = 4
     """Tries of an API call that failed for a passing reason."""
+    api_upload_format: Literal["flac", "opus"] = "flac"
+    """`flac` keeps every sample; `opus` is about a fifth of the bytes, and may cost a word here and there."""
     api_usd_per_minute: NonNegativeFloat | None = None
     """Overrides the built-in price of `api_model`; needed for models that the price table does not know."""
     critical_route: Literal["local", "api"] = "local"
     """Who serves events marked `critical`."""
     budget_usd_per_day: NonNegativeFloat | None = None
     """What the group may pay to APIs in a UTC day; `budget_low` is raised at 80 and 100 % of it; absent: no limit."""
+    route_rules: Annotated[Names, AfterValidator(_route_rules)] = Field(default_factory=list)
+    """Who serves which events, the first that fits counts: `tenant=acme:api,language=de:api,longer_than=3600:local`."""
+    off_peak_hours: Annotated[str | None, AfterValidator(_hours)] = None
+    """`22:00-06:00` (UTC) or `22:00-06:00 Europe/Berlin`: events marked `defer` wait for it or an idle engine."""
+    max_hold_seconds: NonNegativeFloat = 120.0
+    """An event that must wait longer, for cheap hours, the budget or an API, is parked: its place goes to others."""
     breaker_failures: PositiveInt = 5
-    """Failures in a row after which an engine is left alone."""
+    """Failures after which an engine is left alone, if they are `breaker_failure_rate` of its latest answers."""
+    breaker_failure_rate: float = Field(default=0.5, gt=0.0, le=1.0)
+    """The rate looks at the latest `breaker_failures / breaker_failure_rate` answers; 1: failures in a row only."""
+    breaker_slow_seconds: PositiveFloat = 60.0
+    """An answer that takes longer than this, and than its audio lasts, is slow."""
+    breaker_slow_rate: float = Field(default=0.8, gt=0.0, le=1.0)
+    """As much of the latest answers slow: the engine is left alone too, if another one can serve."""
     breaker_reset_seconds: PositiveFloat = 15.0
     """How long until one request tries it again."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consumer.core.event import Notes
-from consumer.core.outcomes import DeadLettered, Moment, Moved, Settlement, Transcribed, Write
+from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
 from consumer.dedup.single_flight import Flight, SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.errors import EventError, ReasonedError
@@ -112,3 +112,5 @@ def describe(span: EventSpan, outcome: Settlement) -> None:
             span.failed(outcome.reason, outcome.detail)
         case Moved():
             span.note(outcome="moved", moved_to_partition=outcome.partition)
+        case Parked():
+            span.note(outcome="parked", parked_for=outcome.why.value, parked_until=outcome.until.isoformat())

@@ -49,6 +49,17 @@ class Route(StrEnum):
     REFINE = "refine"
 
 
+class Hold(StrEnum):
+    """What an event waits for."""
+
+    OFF_PEAK = "off_peak"
+    """It may wait, and waits for the cheap hours."""
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    """The budget of the day or the month is used up."""
+    ENGINE = "engine"
+    """The only engine that can serve it has asked for patience."""
+
+
 class WarningCode(StrEnum):
     """What a reader of a transcript should know about it."""
 
@@ -98,3 +109,11 @@ class Header:
     """Which replay of a dead letter this record is, in decimal."""
     FIRST: Final = "earwitness-first"
     """``topic/partition/offset`` of the record that was replayed first: the first attempt."""
+    PARKED_UNTIL: Final = "earwitness-parked-until"
+    """Before which moment a parked event does not come back, as RFC 3339; it keeps this header when it does."""
+    PARKED_FOR: Final = "earwitness-parked-for"
+    """What it waits for, or has waited for: a ``Hold``."""
+    PARKED_KEY: Final = "earwitness-parked-key"
+    """The event's own key while it is parked; absent if it had none."""
+    PARKED_ATTEMPTS: Final = "earwitness-parked-attempts"
+    """What it has cost before it was parked: ledger lines as a JSON array."""

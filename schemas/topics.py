@@ -41,6 +41,11 @@ class Topics:
         return f"{self.prefix}.dead-letters"
 
     @property
+    def parked(self) -> str:
+        """Events that wait long; each under a key of its own until it comes back, then a tombstone."""
+        return f"{self.prefix}.parked"
+
+    @property
     def alerts(self) -> str:
         return f"{self.prefix}.alerts"
 
@@ -68,6 +73,7 @@ class Topics:
                 {**roomy, "cleanup.policy": "compact", "delete.retention.ms": str(90 * 24 * 3600 * 1000)},
             ),
             TopicSpec(self.dead_letters, partitions, roomy),
+            TopicSpec(self.parked, partitions, {**roomy, "cleanup.policy": "compact"}),
             TopicSpec(self.alerts, partitions, {"cleanup.policy": "compact"}),
         ]
 

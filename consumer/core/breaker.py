@@ -1,6 +1,11 @@
-"""A circuit breaker: after too many failures in a row an engine is left alone, then tried by one request; pure."""
+"""A circuit breaker: when too many of its latest answers failed, or were slow, an engine is left alone for a while,
+then tried by one request; pure.
+"""
 
+import math
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -16,6 +21,20 @@ StateChange = Callable[[BreakerState, BreakerState, str], None]
 """Called with the old state, the new one, and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """A breaker at one moment, for whoever watches it."""
+
+    state: BreakerState
+    reason: str
+    """Why it last opened; empty if it never did."""
+    failure_rate: float
+    """Of the latest answers, 0 to 1; 0 before the first."""
+    slow_rate: float
+    wait_seconds: float
+    """Until one request may try again; 0 while it is closed."""
+
+
 class Breaker:
     """One engine's breaker. Times are seconds on whatever clock the caller uses throughout.
 
@@ -29,13 +48,21 @@ class Breaker:
         failures: int,
         reset_seconds: float,
         probe_lease_seconds: float,
+        failure_rate: float = 1.0,
+        slow_rate: float = 1.0,
         on_change: StateChange | None = None,
     ) -> None:
+        """It opens when ``failures`` of the latest ``failures / failure_rate`` answers failed, or when ``slow_rate``
+        of so many answers were slow.
+        """
         self._limit = failures
+        window = math.ceil(failures / failure_rate)
+        self._slow_limit = math.ceil(window * slow_rate)
+        self._latest: deque[tuple[bool, bool]] = deque(maxlen=window)
+        """Whether each answer failed, and whether it was slow."""
         self._reset_seconds = reset_seconds
         self._lease_seconds = probe_lease_seconds
         self._on_change = on_change
-        self._failures = 0
         self._until = 0.0
         """Open: when a probe may go. Half-open: when the probe's lease ends."""
         self.state = BreakerState.CLOSED
@@ -69,29 +96,50 @@ class Breaker:
         self._move(BreakerState.HALF_OPEN, "one request tries it again")
         return True
 
+    def status(self, now: float) -> BreakerStatus:
+        """For metrics and the status page."""
+        count = max(1, len(self._latest))
+        failed, slow = self._counts()
+        return BreakerStatus(self.state, self.reason, failed / count, slow / count, self.wait_seconds(now))
+
     def wait_seconds(self, now: float) -> float:
         """How long until ``allow`` may say yes if nothing else happens."""
         return 0.0 if self.would_allow(now) else self._until - now
 
-    def record_success(self, now: float) -> None:  # noqa: ARG002 (the three answers look alike)
+    def record_success(self, now: float, *, slow: bool = False) -> None:
         """A request went well. One that was sent before the breaker opened does not close it: the probe decides."""
         self.successes += 1
-        if self.state is BreakerState.OPEN:
-            return
-        self._failures = 0
-        if self.state is BreakerState.HALF_OPEN:
-            self._move(BreakerState.CLOSED, "it works again")
+        self._record(now, failed=False, slow=slow, reason="slow answers")
 
-    def record_failure(self, now: float, reason: str = "") -> None:
+    def record_failure(self, now: float, reason: str = "", *, slow: bool = False) -> None:
         """A request failed through the engine's fault."""
+        self._record(now, failed=True, slow=slow, reason=reason)
+
+    def _record(self, now: float, *, failed: bool, slow: bool, reason: str) -> None:
         if self.state is BreakerState.OPEN:
             return
-        self._failures += 1
         if self.state is BreakerState.HALF_OPEN:
-            self._open(f"the probe failed: {reason}" if reason else "the probe failed", now, self._reset_seconds)
-        elif self._failures >= self._limit:
-            why = f"{self._failures} failures in a row"
+            self._judge_probe(now, failed=failed, slow=slow, reason=reason)
+            return
+        self._latest.append((failed, slow))
+        failures, slows = self._counts()
+        if failed and failures >= self._limit:
+            why = f"{failures} of the latest {len(self._latest)} answers were failures"
             self._open(f"{why}, the last: {reason}" if reason else why, now, self._reset_seconds)
+        elif slow and slows >= self._slow_limit:
+            why = f"{slows} of the latest {len(self._latest)} answers were slow"
+            self._open(why, now, self._reset_seconds)
+
+    def _judge_probe(self, now: float, *, failed: bool, slow: bool, reason: str) -> None:
+        if not failed and not slow:
+            self._latest.clear()
+            self._move(BreakerState.CLOSED, "it works again")
+            return
+        why = "the probe failed" if failed else "the probe was slow"
+        self._open(f"{why}: {reason}" if failed and reason else why, now, self._reset_seconds)
+
+    def _counts(self) -> tuple[int, int]:
+        return sum(failed for failed, _ in self._latest), sum(slow for _, slow in self._latest)
 
     def trip(self, reason: str, now: float, hold_seconds: float | None = None) -> None:
         """Open at once, for ``hold_seconds`` or the usual time."""
@@ -105,7 +153,7 @@ class Breaker:
 
     def _open(self, reason: str, now: float, seconds: float) -> None:
         self.reason = reason
-        self._failures = 0
+        self._latest.clear()
         # a later and shorter hold must not cut an earlier one short
         self._until = max(self._until, now + seconds) if self.state is BreakerState.OPEN else now + seconds
         self._move(BreakerState.OPEN, reason)

@@ -46,7 +46,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """The headers of an event that was moved, or is about to be."""
+    """The headers of an event that was moved or parked, or is about to be."""
 
     count: int
     origin: str
@@ -58,7 +58,8 @@ class Moves:
         here = f"{record.topic}/{record.partition}/{record.offset}"
         count = _number(record.header(Header.MOVES))
         origin = (record.header(Header.ORIGIN) or b"").decode("utf-8", "replace")
-        return cls(count, origin if count and parse_origin(origin) is not None else here)
+        is_again = count or record.header(Header.PARKED_UNTIL) is not None
+        return cls(count, origin if is_again and parse_origin(origin) is not None else here)
 
 
 def parse_origin(text: str) -> tuple[str, int, int] | None:

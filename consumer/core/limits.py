@@ -3,13 +3,23 @@
 import math
 from collections import deque
 
+_SHORTEST_WAIT_SECONDS = 1e-6
+
+
+def counted_seconds(period_seconds: float) -> float:
+    """How long a request counts, from just before it is sent, so that the receiver never counts too many.
+
+    Two requests that leave a period apart may arrive a little less than that apart, on clocks that differ a little:
+    2 % of the period, and up to 250 ms of jitter on the way. In 60 s that gives up 2.4 % of the limit.
+    """
+    return period_seconds * 1.02 + min(0.25, 0.1 * period_seconds)
+
 
 class WindowLimit:
     """At most ``limit`` units in any window of ``period_seconds``, for instance audio-seconds a minute.
 
-    A token bucket would let twice its rate through in the first window. And what counts is when the *receiver*
-    sees a request, somewhere between sending and the answer: so an amount counts from ``take`` until a full
-    period after ``done``.
+    A token bucket would let twice its rate through in the first window. An amount counts from ``take`` until a full
+    period after ``sent``. What the receiver counts is when a request *arrives*: see ``counted_seconds``.
     """
 
     def __init__(self, limit: float, period_seconds: float = 60.0) -> None:
@@ -23,17 +33,18 @@ class WindowLimit:
     def take(self, amount: float, now: float) -> float:
         """0.0: taken, go. Otherwise nothing is taken, and the answer is the seconds to wait before asking again.
 
-        ``inf``: only a ``done`` can make room. An amount above the limit goes when nothing else counts.
+        ``inf``: only a ``sent`` or a ``refund`` can make room. An amount above the limit goes when nothing else counts.
         """
         self._forget(now)
         if self._fits(amount):
             self._in_flight += amount
             self._flights += 1
             return 0.0
-        return self._wait(amount, now)
+        # 0.0 would say that it is taken, and rounding may come to that
+        return max(_SHORTEST_WAIT_SECONDS, self._wait(amount, now))
 
-    def done(self, amount: float, now: float) -> None:
-        """The answer to what was taken is here (or will not come)."""
+    def sent(self, amount: float, now: float) -> None:
+        """What was taken leaves now."""
         self._flights -= 1
         self._in_flight = self._in_flight - amount if self._flights else 0.0
         self._past.append((now, amount))
@@ -72,7 +83,7 @@ class Share:
     """This process's part of a limit that holds for its whole group.
 
     A part that shrank counts at once, one that grew only after a full period: until then, the process that had
-    it before may have spent it.
+    it before may have spent it. So a process that has just started waits too, but for what nobody ever had.
     """
 
     def __init__(self, period_seconds: float, value: float = 1.0) -> None:
@@ -80,11 +91,16 @@ class Share:
         self._value = value
         self._next = value
         self._next_at = 0.0
+        self._is_shared = False
 
     def set(self, value: float, now: float) -> None:
-        """The part from 0 to 1 that this process owns from now on."""
-        self._value = min(self.value(now), value)
-        self._next, self._next_at = value, now + self._period
+        """The part from 0 to 1 that this process owns from now on; before the first time, nobody shares with it."""
+        self._value = min(self.value(now), value) if self._is_shared else 0.0
+        self._next, self._next_at, self._is_shared = value, now + self._period, True
+
+    def add_new(self, part: float, now: float) -> None:
+        """Of what it owns, so much had no owner before: it counts at once."""
+        self._value = min(self._next, self.value(now) + part)
 
     def value(self, now: float) -> float:
         """The part that may be used now."""

@@ -71,6 +71,10 @@ class Wish:
     """That of the most urgent event that wants it; may grow while an engine has it."""
     deadline: float | None = None
     """On the service's monotonic clock, in seconds."""
+    tenant: str = "default"
+    """Whose event it is, for the routing rules and the budget."""
+    deferred: bool = False
+    """It may wait, and has waited, for the cheap hours or an idle engine."""
     begins: Callable[[], None] = field(default=lambda: None, compare=False)
     """Called by an engine whenever it begins what costs something: a batch, a request. Until then work can be called
     off for nothing."""

@@ -3,17 +3,19 @@
 - ``Transcribed``: a transcript, a metric event, and the dedup entry if this event answers for the recognition
 - ``DeadLettered``: a dead letter and a metric event
 - ``Moved``: the event again, under its digest; its outcome is where it goes
+- ``Parked``: the event again, on the topic of those that wait; its outcome comes when it has come back
 """
 
 from base64 import b64encode
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from consumer.core.event import Moves, Notes, parse_origin
 from consumer.core.model import Record
+from consumer.core.parking import PARKED_HEADERS, encode_attempts
 from schemas.codec import encode
-from schemas.codes import Header, Outcome, Reason, Route, WarningCode
+from schemas.codes import Header, Hold, Outcome, Reason, Route, WarningCode
 from schemas.models import (
     Attempt,
     DeadLetter,
@@ -213,7 +215,35 @@ class Moved:
         ]
 
 
-Settlement = Transcribed | DeadLettered | Moved
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The event cannot be served for a long time: it waits where it keeps nobody from being served."""
+
+    notes: Notes
+    why: Hold
+    until: datetime
+
+    def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:  # noqa: ARG002 (one shape)
+        """The event itself; no metric."""
+        record = self.notes.record
+        ours = {
+            Header.PARKED_UNTIL: self.until.astimezone(UTC).isoformat().encode(),
+            Header.PARKED_FOR: self.why.encode(),
+            Header.ORIGIN: Moves.of(record).origin.encode(),
+        }
+        if record.key is not None:
+            ours[Header.PARKED_KEY] = record.key
+        if billed := [attempt for attempt in self.notes.attempts if attempt.cost_usd > 0]:
+            ours[Header.PARKED_ATTEMPTS] = encode_attempts(billed)
+        headers = [(name, value) for name, value in record.headers if name not in (*ours, *PARKED_HEADERS)]
+        # its own place names it: an origin is what a header says, and anybody can write headers
+        key = f"{record.topic}/{record.partition}/{record.offset}".encode()
+        return [
+            Write(topics.parked, key, record.value, record.partition, [*headers, *ours.items()], record.timestamp_ms)
+        ]
+
+
+Settlement = Transcribed | DeadLettered | Moved | Parked
 
 
 def _common(recognised: Recognised, warnings: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
 
-from consumer.core.outcomes import DeadLettered, Moment, Moved, Settlement, Transcribed, Write
+from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
 from consumer.core.ring import MinuteRing
 from schemas.models import Attempt
 
@@ -80,7 +80,7 @@ class Tally:
         """An outcome whose transaction is committed, with what was written for it."""
         for write in writes:
             self.sent[write.topic] += 1
-        if isinstance(outcome, Moved):
+        if isinstance(outcome, Moved | Parked):
             self.moved += 1
             return
         notes, at = outcome.notes, moment.now.timestamp()

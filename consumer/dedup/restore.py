@@ -1,10 +1,11 @@
 """Fill a lane's slice from its partition of the compacted topic, up to a record that the lane itself has written."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.structs import TopicPartition
 
 from consumer.dedup.store import DedupSlice
@@ -40,6 +41,21 @@ async def restore(
     ``progress`` is called whenever records have come.
     """
     started = False
+    async with aclosing(records_until(connection, partition, until)) as found:
+        async for records in found:
+            entries = [(record.key, record.value) for record in records if record.key is not None]
+            started = started or any(key == started_key(group_id) for key, _ in entries)
+            # thousands at a time: not on the event loop; and whoever is cancelled here closes the slice next
+            applying = asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
+            await to_the_end(applying)
+            progress()
+    return started
+
+
+async def records_until(
+    connection: Mapping[str, Any], partition: TopicPartition, until: int
+) -> AsyncGenerator[list[ConsumerRecord], None]:
+    """Everything committed up to and with offset ``until``, as it comes. Waits out broker failures."""
     consumer = AIOKafkaConsumer(
         **connection,
         group_id=None,
@@ -55,14 +71,8 @@ async def restore(
         reached = -1
         while reached < until:
             records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
-            entries = [(record.key, record.value) for record in records if record.key is not None]
-            started = started or any(key == started_key(group_id) for key, _ in entries)
-            # thousands at a time: not on the event loop; and whoever is cancelled here closes the slice next
-            applying = asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
-            await to_the_end(applying)
             if records:
                 reached = records[-1].offset
-                progress()
+                yield records
     finally:
         await to_the_end(consumer.stop())
-    return started

@@ -109,6 +109,10 @@ class SingleFlight:
             first, flight.taken = not flight.taken, True
             return Landing(heard, route, first, flight)
 
+    def has(self, key: str) -> bool:
+        """Whether a recognition of ``key`` is under way, or done and not yet committed."""
+        return key in self._flights
+
     def confirmed(self, key: str, flight: Flight) -> None:
         """The entry is committed; from now on the dedup slice answers."""
         if self._flights.get(key) is flight:

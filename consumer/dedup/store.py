@@ -12,6 +12,8 @@ from tempfile import NamedTemporaryFile
 
 from consumer.errors import ServiceError
 
+_TABLE = "CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+
 
 class DedupSlice:
     """One partition's entries: key to value, both as they are on the topic.
@@ -20,12 +22,12 @@ class DedupSlice:
     """
 
     def __init__(self, folder: Path) -> None:
-        with _on_disk():
-            self._database = _scratch_database(folder)
+        with on_disk("the dedup slice"):
+            self._database = scratch_database(folder, "dedup", _TABLE)
 
     def apply(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take records over in the topic's order; a null value forgets its key."""
-        with _on_disk():
+        with on_disk("the dedup slice"):
             self._database.execute("BEGIN")
             for key, value in records:
                 if value is None:
@@ -36,7 +38,7 @@ class DedupSlice:
 
     def get(self, key: bytes) -> bytes | None:
         """The entry's value, if the partition has heard this before."""
-        with _on_disk():
+        with on_disk("the dedup slice"):
             row = self._database.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
         return None if row is None else bytes(row[0])
 
@@ -48,27 +50,29 @@ class DedupSlice:
         self._database.close()
 
 
-def _scratch_database(folder: Path) -> sqlite3.Connection:
+def scratch_database(folder: Path, name: str, table: str) -> sqlite3.Connection:
+    """A database with one table that no crash leaves behind. Raises what ``on_disk`` understands."""
     folder.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=folder, prefix="dedup-", suffix=".sqlite", delete=False) as file:
+    with NamedTemporaryFile(dir=folder, prefix=f"{name}-", suffix=".sqlite", delete=False) as file:
         path = Path(file.name)
     try:
         database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # scratch: it is rebuilt from the topic, so no write need survive a crash
         database.execute("PRAGMA journal_mode=OFF")
         database.execute("PRAGMA synchronous=OFF")
-        database.execute("CREATE TABLE entries (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+        database.execute(table)
     finally:
         path.unlink()  # it lives as long as it is open, so that no crash leaves it behind
     return database
 
 
 @contextmanager
-def _on_disk() -> Iterator[None]:
+def on_disk(what: str) -> Iterator[None]:
+    """ServiceError for a disk that fails: ``what`` cannot be kept."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise ServiceError(f"the dedup slice cannot be kept ({error}): see to the disk of state_dir") from error
+        raise ServiceError(f"{what} cannot be kept ({error}): see to the disk of state_dir") from error
 
 
 class DedupSlices:

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
-from openai import AsyncOpenAI, omit
+from openai import APIStatusError, AsyncOpenAI, omit
+from openai._legacy_response import LegacyAPIResponse
 
 from consumer.core.breaker import Breaker
 from consumer.core.model import Recording, Wish
@@ -14,9 +16,12 @@ from consumer.core.prices import ApiModel
 from consumer.engines.api_answer import HeardPart, Usage, estimated, heard_part, usage_of
 from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of
 from consumer.engines.api_gate import ApiGate
-from consumer.engines.api_upload import Part, encode_part
+from consumer.engines.api_limits import told_limits
+from consumer.engines.api_upload import UPLOADS, Part, encode_part
+from consumer.engines.breakers import is_slow
 from consumer.errors import SlowDownError, TransientError
 from consumer.retrying import AttemptsExhaustedError
+from consumer.settings import Settings
 from consumer.telemetry.calls import Call, calling
 from schemas.codes import Reason
 from schemas.models import Attempt
@@ -51,7 +56,7 @@ class ApiCaller:
         gate: ApiGate,
         breaker: Breaker,
         *,
-        timeout_seconds: float,
+        settings: Settings,
         api_key: str,
         clock: Callable[[], float],
     ) -> None:
@@ -59,7 +64,9 @@ class ApiCaller:
         self._model = model
         self._gate = gate
         self._breaker = breaker
-        self._timeout_seconds = timeout_seconds
+        self._settings = settings
+        self._timeout_seconds = settings.api_timeout_seconds
+        self._upload = UPLOADS[settings.api_upload_format]
         self._api_key = api_key
         self._clock = clock
 
@@ -71,12 +78,14 @@ class ApiCaller:
             raise self._left_alone()
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
-        async with self._gate.turn(ask.part.audio_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most):
+        turn = self._gate.turn(ask.part.audio_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most)
+        async with turn as permit:
             ledger.queue_seconds += self._clock() - queued
-            body = await asyncio.to_thread(encode_part, ask.recording, ask.part)
+            body = await asyncio.to_thread(encode_part, ask.recording, ask.part, self._upload)
             if not self._breaker.allow(self._clock()):
                 raise self._left_alone()
             ask.wish.begins()
+            permit.sending()
             return await self._send(ask, body, ledger)
 
     async def _send(self, ask: Ask, body: bytes, ledger: Ledger) -> HeardPart:
@@ -92,11 +101,14 @@ class ApiCaller:
             self._enter(ledger, ask.part, started, Reason.ENGINE_FAILED, estimated(self._model, ask.part.audio_seconds))
             raise
         except Exception as error:
+            if isinstance(error, APIStatusError):
+                self._gate.heed(told_limits(error.response.headers))
             raise self._failed(meaning_of(error, time.time(), self._api_key), ask.part, started, ledger) from error
         heard = heard_part(answer, ask.part)
         if heard is None:
             raise self._failed(garbled("something else"), ask.part, started, ledger)
-        self._breaker.record_success(self._clock())
+        now = self._clock()
+        self._breaker.record_success(now, slow=is_slow(now - started, ask.part.audio_seconds, self._settings))
         self._enter(ledger, ask.part, started, "ok", usage_of(answer, self._model, ask.part.audio_seconds))
         return heard
 
@@ -106,20 +118,24 @@ class ApiCaller:
 
     async def _request(self, body: bytes, language: str | None) -> object:
         # a nameless file is refused by the API, and only bytes can be sent whole
-        file = ("audio.flac", body, "audio/flac")
-        transcriptions = self._client.audio.transcriptions
+        file = (self._upload.filename, body, self._upload.media_type)
+        transcriptions = self._client.audio.transcriptions.with_raw_response
         spoken = omit if language is None else language
+        raw: LegacyAPIResponse[Any]
         if self._model.response_format == "verbose_json":
-            return await transcriptions.create(
+            raw = await transcriptions.create(
                 file=file, model=self._model.name, response_format="verbose_json", language=spoken
             )
-        return await transcriptions.create(
-            file=file,
-            model=self._model.name,
-            response_format="json",
-            language=spoken,
-            include=["logprobs"] if self._model.logprobs else omit,
-        )
+        else:
+            raw = await transcriptions.create(
+                file=file,
+                model=self._model.name,
+                response_format="json",
+                language=spoken,
+                include=["logprobs"] if self._model.logprobs else omit,
+            )
+        self._gate.heed(told_limits(raw.headers))
+        return raw.parse()
 
     def _failed(self, meaning: Meaning, part: Part, started: float, ledger: Ledger) -> Exception:
         """Tell the breaker, the gate and the ledger; the exception to raise."""
@@ -127,7 +143,8 @@ class ApiCaller:
         if meaning.blame is Blame.TRIP:
             self._breaker.trip(error.detail, now)
         elif meaning.blame is Blame.FAILURE:
-            self._breaker.record_failure(now, error.detail)
+            slow = is_slow(now - started, part.audio_seconds, self._settings)
+            self._breaker.record_failure(now, error.detail, slow=slow)
         elif isinstance(error, TransientError):
             self._breaker.abandon(now)
         else:

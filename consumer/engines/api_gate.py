@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from asyncio_throttle import Throttler
 
-from consumer.core.limits import Share, WindowLimit
+from consumer.core.limits import Share, WindowLimit, counted_seconds
 from consumer.core.model import Urgency
+from consumer.engines.api_limits import ToldLimits
 from consumer.errors import EventError, TransientError
 from schemas.codes import Reason
 
@@ -26,19 +27,23 @@ log = logging.getLogger(__name__)
 class ArrivalThrottler(Throttler):  # type: ignore[misc] # the library ships no types
     """asyncio-throttle, counting as the receiver counts.
 
-    The library stamps a request when it may *start*; the receiver sees it later, so that two of its windows could
-    meet in one of the receiver's. Here a request holds its place while it runs, and is stamped when it is over.
+    The library stamps a request when it may *start*; but its audio has still to be encoded, so that two of the
+    library's windows could meet in one of the receiver's. Here it holds its place, and is stamped when it is sent.
     """
 
     def began(self) -> None:
-        """The request that was just let through is on its way."""
+        """The request that was just let through is getting ready."""
         self._task_logs.pop()
         self.rate_limit -= 1
 
-    def ended(self) -> None:
-        """Its answer is here, or will not come."""
+    def sent(self) -> None:
+        """It leaves now."""
         self.rate_limit += 1
         self._task_logs.append(time.monotonic())
+
+    def given_up(self) -> None:
+        """It will never be sent."""
+        self.rate_limit += 1
 
 
 @dataclass(order=True, slots=True)
@@ -48,6 +53,16 @@ class _Turn:
     number: int
     audio_seconds: float = field(compare=False)
     granted: asyncio.Future[None] = field(compare=False)
+
+
+@dataclass(slots=True)
+class Permit:
+    """A place at the API."""
+
+    audio_seconds: float
+    sending: Callable[[], None] = field(default=lambda: None)
+    """To be called just before the request leaves: it counts from then on."""
+    is_sent: bool = False
 
 
 class ApiGate:
@@ -64,12 +79,15 @@ class ApiGate:
     ) -> None:
         self._requests = requests_per_minute
         self._audio_limit = audio_seconds_per_minute
-        self._period = period_seconds
+        self._told = ToldLimits()
+        self._period = counted_seconds(period_seconds)
         self._clock = clock
-        self._throttler = ArrivalThrottler(requests_per_minute, period_seconds, min(0.05, period_seconds / 20))
-        self._audio = WindowLimit(audio_seconds_per_minute, period_seconds)
-        self._share = Share(period_seconds)
+        self._throttler = ArrivalThrottler(requests_per_minute, self._period, min(0.05, period_seconds / 100))
+        self._audio = WindowLimit(audio_seconds_per_minute, self._period)
+        self._share = Share(self._period)
         self._running = 0
+        self._unsent = 0
+        """Of those running: getting ready."""
         self._waiting = 0
         self._concurrency = concurrency
         self._held_until = 0.0
@@ -88,6 +106,21 @@ class ApiGate:
         self._share.set(share, self._clock())
         self._changed.set()
 
+    def add_new_share(self, part: float) -> None:
+        """A part of the share that no process had before: it may be used at once."""
+        self._share.add_new(part, self._clock())
+        self._changed.set()
+
+    def heed(self, told: ToldLimits) -> None:
+        """The API's own limits count where they are lower; what is used up is waited for, a period at most."""
+        self._told = replace(
+            self._told,
+            requests=told.requests or self._told.requests,
+            audio_seconds=told.audio_seconds or self._told.audio_seconds,
+        )
+        if told.hold_seconds:
+            self.hold(min(told.hold_seconds, self._period))
+
     def hold(self, seconds: float) -> None:
         """Let nothing through for so long: the API asked for it."""
         self._held_until = max(self._held_until, self._clock() + seconds)
@@ -95,8 +128,10 @@ class ApiGate:
     @asynccontextmanager
     async def turn(
         self, audio_seconds: float, *, urgency: Urgency | None = None, wait_at_most: float | None = None
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Permit]:
         """Wait for a place, as urgently as ``urgency`` is at each moment; hold it while the request runs.
+
+        ``Permit.sending`` is to be called just before it is sent; a request that never is does not count.
 
         Raises TransientError if the gate closes first, EventError ``deadline_exceeded`` after ``wait_at_most`` seconds.
         """
@@ -107,6 +142,8 @@ class ApiGate:
         turn = _Turn(0 if urgency.critical else 1, next(self._numbers), audio_seconds, granted)
         self._turns.put_nowait(turn)
         self._waiting += 1
+        permit = Permit(audio_seconds)
+        permit.sending = lambda: self._send(permit)
         try:
             try:
                 # it stays in its old place too, where it is passed over once it has been granted
@@ -114,10 +151,10 @@ class ApiGate:
                     await _within(granted, wait_at_most)
             finally:
                 self._waiting -= 1
-            yield
+            yield permit
         finally:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
-                self._leave(audio_seconds)
+                self._leave(permit)
             self._changed.set()  # whoever gave up at the head of the queue must not keep the others
 
     async def run(self) -> None:
@@ -156,13 +193,14 @@ class ApiGate:
             raise
         self._throttler.began()
         self._running += 1
+        self._unsent += 1
         try:
             await self._until_not_held()  # that may have been asked for meanwhile
         except asyncio.CancelledError:
-            self._leave(turn.audio_seconds)
+            self._leave(Permit(turn.audio_seconds))
             raise
         if turn.granted.done():
-            self._leave(turn.audio_seconds)
+            self._leave(Permit(turn.audio_seconds))
         else:
             turn.granted.set_result(None)
 
@@ -172,19 +210,19 @@ class ApiGate:
         self._apply_share(now)
         if now < self._held_until:
             return self._held_until - now
-        if self._running >= self._concurrency:
+        if self._running >= max(1, int(self._concurrency * self._share.value(now))):
             return math.inf
         return self._audio.take(turn.audio_seconds, now)
 
     def _apply_share(self, now: float) -> None:
         share = self._share.value(now)
-        requests = self._requests * share
+        requests = min(self._requests, self._told.requests or math.inf) * share
         # a part of less than one request a period becomes one request in a longer period
         stretch = 1.0 if requests >= 1 or requests == 0 else 1.0 / requests
         whole = int(requests) if stretch == 1.0 else 1
-        self._throttler.rate_limit = whole - self._running
+        self._throttler.rate_limit = whole - self._unsent
         self._throttler.period = self._period * stretch
-        self._audio.change(self._audio_limit * share, self._period)
+        self._audio.change(min(self._audio_limit, self._told.audio_seconds or math.inf) * share, self._period)
 
     async def _until_not_held(self) -> None:
         while (held := self._held_until - self._clock()) > 0:
@@ -200,10 +238,19 @@ class ApiGate:
         except TimeoutError:
             return
 
-    def _leave(self, audio_seconds: float) -> None:
+    def _send(self, permit: Permit) -> None:
+        permit.is_sent = True
+        self._unsent -= 1
+        self._throttler.sent()
+        self._audio.sent(permit.audio_seconds, self._clock())
+        self._changed.set()  # what could only wait for this has a time to wait for now
+
+    def _leave(self, permit: Permit) -> None:
         self._running -= 1
-        self._throttler.ended()
-        self._audio.done(audio_seconds, self._clock())
+        if not permit.is_sent:
+            self._unsent -= 1
+            self._throttler.given_up()
+            self._audio.refund(permit.audio_seconds)
         self._changed.set()
 
 

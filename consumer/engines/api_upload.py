@@ -1,4 +1,4 @@
-"""A decoded recording as uploads for an API: cut in pauses, as FLAC. Blocking: call it in a thread."""
+"""A decoded recording as uploads for an API: cut in pauses, compressed. Blocking: call it in a thread."""
 
 import io
 from dataclasses import dataclass
@@ -19,8 +19,27 @@ _HOP = SAMPLE_RATE // 100
 _QUIET_HOPS = 10
 _SEARCH_SHARE = 0.2
 """A cut is sought in the last fifth of the longest part that is allowed."""
-_FLAC_BYTES_PER_SECOND = SAMPLE_RATE * 2 * 1.02
-"""The most that 16 bit FLAC takes: noise does not compress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A format that the API takes."""
+
+    filename: str
+    media_type: str
+    container: str
+    codec: str
+    """As libsndfile names the two."""
+    bytes_per_second: float
+    """The most that a second of 16 kHz mono takes, whatever it sounds like."""
+
+
+UPLOADS = {
+    # noise does not compress; of Opus, twice the most that loud noise has taken
+    "flac": Upload("audio.flac", "audio/flac", "FLAC", "PCM_16", SAMPLE_RATE * 2 * 1.02),
+    "opus": Upload("audio.ogg", "audio/ogg", "OGG", "OPUS", 8_000.0),
+}
+"""What ``api_upload_format`` may be; every model of the table takes both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +58,13 @@ class Part:
         return (self.stop - self.start) / SAMPLE_RATE
 
 
-def plan_parts(recording: Recording, model: ApiModel) -> list[Part]:
+def plan_parts(recording: Recording, model: ApiModel, upload: Upload = UPLOADS["flac"]) -> list[Part]:
     """Cut a recording into parts within the model's seconds and, whatever the audio is, its bytes.
 
     Parts do not overlap. A cut falls into the longest pause of the last fifth of what is allowed; where no pause is,
     into its quietest 100 ms, which may be within a word.
     """
-    longest_seconds = model.max_audio_bytes / _FLAC_BYTES_PER_SECOND
+    longest_seconds = model.max_audio_bytes / upload.bytes_per_second
     if model.max_seconds is not None:
         longest_seconds = min(longest_seconds, model.max_seconds)
     longest = int(longest_seconds * SAMPLE_RATE)
@@ -59,13 +78,13 @@ def plan_parts(recording: Recording, model: ApiModel) -> list[Part]:
     return [*parts, Part(start, recording.samples)]
 
 
-def encode_part(recording: Recording, part: Part) -> bytes:
-    """The part as 16 bit FLAC, 16 kHz mono."""
+def encode_part(recording: Recording, part: Part, upload: Upload = UPLOADS["flac"]) -> bytes:
+    """The part compressed, 16 kHz mono."""
     samples = _open(recording)[part.start : part.stop]
     if len(samples) < SHORTEST_UPLOAD_SAMPLES:
         samples = np.pad(samples, (0, SHORTEST_UPLOAD_SAMPLES - len(samples)))
     body = io.BytesIO()
-    sf.write(body, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    sf.write(body, samples, SAMPLE_RATE, format=upload.container, subtype=upload.codec)
     return body.getvalue()
 
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from consumer.core.breaker import Breaker
 from consumer.core.model import Engine
+from consumer.engines.breakers import new_breaker
 from consumer.engines.openai_api import OpenAIEngine
 from consumer.settings import Settings
 
-_LOCAL_ATTEMPTS = 5
-_API_ATTEMPTS = 2
+ATTEMPTS = 5
+"""Failures of one recording, while others are served, after which an engine is not asked for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,6 @@ class Guarded:
     breaker: Breaker
     guards_itself: bool
 
-    @property
-    def attempts(self) -> int:
-        """Failures of one recording, while others are served, after which the engine is not asked for it again."""
-        # the API engine has tried several times already each time it gives up
-        return _API_ATTEMPTS if self.guards_itself else _LOCAL_ATTEMPTS
-
 
 def default_breakers(primary: Engine, fallback: Engine | None, settings: Settings) -> Breakers:
     """Breakers as the settings want them; the API engine brings its own."""
@@ -43,11 +38,7 @@ def breaker_of(engine: Engine, settings: Settings) -> Breaker:
     """The engine's own breaker, or a new one for an engine that has none."""
     if isinstance(engine, OpenAIEngine):
         return engine.breaker
-    return Breaker(
-        failures=settings.breaker_failures,
-        reset_seconds=settings.breaker_reset_seconds,
-        probe_lease_seconds=settings.engine_timeout_seconds,
-    )
+    return new_breaker(settings, probe_lease_seconds=settings.engine_timeout_seconds)
 
 
 def guarded_by(engine: Engine, breaker: Breaker) -> Guarded:

@@ -5,17 +5,20 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from consumer.core.backoff import RetryPolicy
-from consumer.core.breaker import BreakerState
+from consumer.core.breaker import BreakerState, BreakerStatus
+from consumer.core.load import Load
 from consumer.core.model import Engine, Heard, Recording, Wish
-from consumer.core.router import Go, Refuse, Router, Side, SideState
-from consumer.engines.guard import Breakers, Guarded, breaker_of, default_breakers, guarded_by
+from consumer.core.router import Go, Refuse, Router, Side, SideState, route_rules
+from consumer.engines.breakers import is_slow
+from consumer.engines.guard import ATTEMPTS, Breakers, Guarded, breaker_of, default_breakers, guarded_by
+from consumer.engines.journey import Journey, refused, with_history
 from consumer.engines.openai_api import OpenAIEngine
-from consumer.errors import EventError, ReasonedError, SlowDownError, TransientError
+from consumer.errors import EventError, HoldError, ReasonedError, SlowDownError, TransientError
 from consumer.settings import Settings
-from schemas.codes import Reason, Route
+from schemas.codes import Hold, Reason, Route
 from schemas.models import Attempt
 
 log = logging.getLogger(__name__)
@@ -28,23 +31,12 @@ _LONGEST_WAIT_SECONDS = 60.0
 """A wait is looked at again at least so often."""
 
 
-@dataclass(slots=True)
-class _Journey:
-    """One recording on its way to its words."""
-
-    recording: Recording
-    wish: Wish
-    attempts: list[Attempt] = field(default_factory=list)
-    failures: int = 0
-    own_failures: dict[Side, int] = field(default_factory=dict)
-    unfit: dict[Side, ReasonedError] = field(default_factory=dict)
-
-
 class HybridEngine:
     """Serves every recording from the engine that the router names, and waits while no engine works.
 
-    An event is never refused because engines are down: it waits, until its deadline if it has one. It is refused
-    (``attempts_exhausted``) when it keeps failing while the engine serves others.
+    An event is never refused because engines are down: it waits, until its deadline if it has one; here, or parked if
+    it is known that nobody will serve it for long. It is refused (``attempts_exhausted``) when it keeps failing while
+    the engine serves others.
     """
 
     def __init__(
@@ -55,13 +47,17 @@ class HybridEngine:
         breakers: Breakers | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         breakers = breakers or default_breakers(primary, fallback, settings)
         self._sides = {Side.PRIMARY: guarded_by(primary, breakers.primary)}
         if fallback is not None:
             self._sides[Side.FALLBACK] = guarded_by(fallback, breakers.fallback or breaker_of(fallback, settings))
         primary_route = Route.POLICY if isinstance(primary, OpenAIEngine) else Route.LOCAL
-        self._router = Router(settings.critical_route, primary_route)
+        self._router = Router(settings.critical_route, primary_route, route_rules(settings.route_rules))
+        self._load = Load()
+        self._settings = settings
+        self._wall_clock = wall_clock
         self._backoff = RetryPolicy(first_seconds=0.2, max_seconds=10.0)
         self._clock = clock
         self._changed = asyncio.Event()
@@ -72,15 +68,30 @@ class HybridEngine:
     def primary(self) -> Engine:
         return self._sides[Side.PRIMARY].engine
 
+    @property
+    def is_idle(self) -> bool:
+        """The primary engine has nothing in hand."""
+        return self._load.is_idle
+
     def breaker_states(self) -> dict[str, BreakerState]:
         """Each engine's breaker by side, for health and alerts."""
         return {side.value: guarded.breaker.state for side, guarded in self._sides.items()}
+
+    def breaker_status(self) -> dict[str, BreakerStatus]:
+        """Each engine's breaker by side, with its rates and its reason, for metrics and the status page."""
+        return {side.value: guarded.breaker.status(self._clock()) for side, guarded in self._sides.items()}
 
     def set_share(self, share: float) -> None:
         """How much of the group's API limits this process may use, 0 to 1."""
         for guarded in self._sides.values():
             if isinstance(guarded.engine, OpenAIEngine):
                 guarded.engine.gate.set_share(share)
+
+    def add_new_share(self, part: float) -> None:
+        """A part of that share which no process has ever had."""
+        for guarded in self._sides.values():
+            if isinstance(guarded.engine, OpenAIEngine):
+                guarded.engine.gate.add_new_share(part)
 
     def language_of(self, wish: Wish) -> str | None:
         """The language of the dedup key, fixed before routing: the primary's own code, or the fallback's for a
@@ -109,21 +120,27 @@ class HybridEngine:
     async def transcribe(self, recording: Recording, wish: Wish) -> tuple[Heard, Route]:
         """The words and the way they were found; all tries, failed ones too, are in ``Heard.attempts``.
 
-        Raises RecordingError, and EventError for ``deadline_exceeded``, ``unsupported_language`` and
-        ``attempts_exhausted``; each with the tries so far in ``attempts``.
+        Raises RecordingError, EventError for ``deadline_exceeded``, ``unsupported_language`` and
+        ``attempts_exhausted``, and HoldError for a wait that is known to be longer than ``max_hold_seconds``; each
+        with the tries so far in ``attempts``.
         """
-        journey = _Journey(recording, wish)
+        journey = Journey(recording, wish)
         self._find_unfit(journey)
         try:
             while True:
-                decision = self._router.choose(wish, *(self._state(side, journey) for side in Side))
+                decision = self._router.choose(
+                    wish,
+                    *(self._state(side, journey) for side in Side),
+                    audio_seconds=recording.audio_seconds,
+                    late=self._would_be_late(journey),
+                )
                 if isinstance(decision, Refuse):
-                    raise _refused(journey)
+                    raise refused(journey)
                 self._check_deadline(journey)
                 if not isinstance(decision, Go):
-                    await self._wait(journey, self._breaker_wait(journey))
+                    await self._until_possible(journey)
                 elif (heard := await self._try(decision.side, journey)) is not None:
-                    return _with_history(heard, journey), decision.route
+                    return with_history(heard, journey), decision.route
         except ReasonedError as error:
             if error.attempts is not journey.attempts:
                 error.attempts = journey.attempts
@@ -132,13 +149,18 @@ class HybridEngine:
             wish.spent(journey.attempts)
             raise
 
-    async def _try(self, side: Side, journey: _Journey) -> Heard | None:
+    async def _try(self, side: Side, journey: Journey) -> Heard | None:
         guarded, started = self._sides[side], self._clock()
         served_before = guarded.breaker.successes
         if not guarded.guards_itself and not guarded.breaker.allow(started):
             return None
         try:
-            heard = await guarded.engine.transcribe(journey.recording, journey.wish)
+            heard = await self._hear(side, journey)
+        except HoldError as error:
+            self._report(guarded, served=False)
+            journey.held[side] = error
+            journey.attempts += error.attempts
+            return None
         except TransientError as error:
             self._enter_failure(guarded, journey, error, started)
             await self._after_failure(side, journey, error, served_before)
@@ -154,12 +176,34 @@ class HybridEngine:
             if not guarded.guards_itself:
                 guarded.breaker.abandon(self._clock())
             raise
-        self._report(guarded, served=True)
+        # with nobody else to serve, a slow engine is better than none
+        slow = len(self._sides) > 1 and is_slow(
+            heard.infer_seconds or 0.0, heard.recognised.audio_seconds, self._settings
+        )
+        self._report(guarded, served=True, slow=slow)
         if not heard.attempts:
             heard = replace(heard, attempts=[self._line(guarded, journey, "ok", started, heard.cost_usd)])
         return heard
 
-    async def _after_failure(self, side: Side, journey: _Journey, error: TransientError, served_before: int) -> None:
+    async def _hear(self, side: Side, journey: Journey) -> Heard:
+        engine, wish, heard = self._sides[side].engine, journey.wish, None
+        if side is Side.FALLBACK:
+            return await engine.transcribe(journey.recording, wish)
+        seconds, critical = journey.recording.audio_seconds, wish.critical
+        self._load.took(seconds, self._clock(), critical=critical)
+        try:
+            heard = await engine.transcribe(journey.recording, wish)
+        finally:
+            self._load.done(seconds, self._clock(), critical=critical, heard=heard is not None)
+        return heard
+
+    def _would_be_late(self, journey: Journey) -> bool:
+        if journey.wish.deadline is None:
+            return False
+        needed = self._load.seconds_to_serve(journey.recording.audio_seconds, critical=journey.wish.critical)
+        return needed is not None and self._clock() + needed > journey.wish.deadline
+
+    async def _after_failure(self, side: Side, journey: Journey, error: TransientError, served_before: int) -> None:
         guarded = self._sides[side]
         if isinstance(error, SlowDownError):
             if not guarded.guards_itself:
@@ -171,7 +215,7 @@ class HybridEngine:
                 journey.unfit[side] = error  # it may be this recording: it must not be paid for without end
             if guarded.breaker.successes > served_before:  # it fails for this one while it serves others
                 own = journey.own_failures[side] = journey.own_failures.get(side, 0) + 1
-                if own >= guarded.attempts:
+                if own >= ATTEMPTS:
                     journey.unfit[side] = error
             if not guarded.guards_itself:
                 guarded.breaker.record_failure(self._clock(), error.detail)
@@ -180,38 +224,60 @@ class HybridEngine:
         delay = random.random() * self._backoff.ceiling(max(1, journey.failures))  # noqa: S311 (jitter)
         await self._wait(journey, max(delay, error.retry_after_seconds or 0.0))
 
-    def _report(self, guarded: Guarded, *, served: bool) -> None:
+    def _report(self, guarded: Guarded, *, served: bool, slow: bool = False) -> None:
         if guarded.guards_itself:
             return
         if served:
-            guarded.breaker.record_success(self._clock())
+            guarded.breaker.record_success(self._clock(), slow=slow)
         else:
             guarded.breaker.abandon(self._clock())
 
-    def _find_unfit(self, journey: _Journey) -> None:
+    def _find_unfit(self, journey: Journey) -> None:
         for side, guarded in self._sides.items():
             try:
                 guarded.engine.language_of(journey.wish)
             except EventError as error:
                 journey.unfit[side] = error
 
-    def _state(self, side: Side, journey: _Journey) -> SideState:
+    def _state(self, side: Side, journey: Journey) -> SideState:
         guarded = self._sides.get(side)
         if guarded is None:
             return SideState.ABSENT
         if side in journey.unfit:
             return SideState.UNFIT
+        if self._held_seconds(side, journey) > 0:
+            return SideState.HELD
         return SideState.READY if guarded.breaker.would_allow(self._clock()) else SideState.DOWN
 
-    def _breaker_wait(self, journey: _Journey) -> float:
-        now = self._clock()
-        waits = [
-            guarded.breaker.wait_seconds(now) for side, guarded in self._sides.items() if side not in journey.unfit
-        ]
-        # a recording that has failed already lets fresh ones go first as the probe: it may be at fault itself
-        return min(waits) + min(_LATEST_SECONDS, _LATE_SECONDS * journey.failures)
+    def _held_seconds(self, side: Side, journey: Journey) -> float:
+        hold = journey.held.get(side)
+        return 0.0 if hold is None else hold.until - self._wall_clock()
 
-    async def _wait(self, journey: _Journey, seconds: float) -> None:
+    async def _until_possible(self, journey: Journey) -> None:
+        """Wait until a side may serve it. Raises HoldError if that is known to take longer than an event is held."""
+        now = self._clock()
+        waits = {
+            side: max(guarded.breaker.wait_seconds(now), self._held_seconds(side, journey))
+            for side, guarded in self._sides.items()
+            if side not in journey.unfit
+        }
+        side = min(waits, key=lambda side: waits[side])
+        seconds, deadline = waits[side], journey.wish.deadline
+        # a breaker may close before its time: an event that cannot wait for that time waits as long as it can
+        is_certain = self._held_seconds(side, journey) > 0 or deadline is None or now + seconds < deadline
+        if seconds > self._settings.max_hold_seconds and is_certain:
+            raise self._hold(side, seconds, journey)
+        # a recording that has failed already lets fresh ones go first as the probe: it may be at fault itself
+        await self._wait(journey, seconds + min(_LATEST_SECONDS, _LATE_SECONDS * journey.failures))
+
+    def _hold(self, side: Side, seconds: float, journey: Journey) -> HoldError:
+        if self._held_seconds(side, journey) > 0:
+            hold = journey.held[side]
+            return HoldError(hold.why, hold.reason, hold.detail, until=hold.until)
+        detail = f"no engine serves it for {seconds:.0f} s: {self._sides[side].breaker.reason}"
+        return HoldError(Hold.ENGINE, Reason.DEADLINE_EXCEEDED, detail, until=self._wall_clock() + seconds)
+
+    async def _wait(self, journey: Journey, seconds: float) -> None:
         """Until so much time has passed or a breaker has moved; at most until the deadline."""
         seconds = min(seconds, _LONGEST_WAIT_SECONDS)
         if journey.wish.deadline is not None:
@@ -223,7 +289,7 @@ class HybridEngine:
         except TimeoutError:
             return
 
-    def _check_deadline(self, journey: _Journey) -> None:
+    def _check_deadline(self, journey: Journey) -> None:
         deadline = journey.wish.deadline
         if deadline is not None and self._clock() >= deadline:
             states = ", ".join(f"{side} {state}" for side, state in self.breaker_states().items())
@@ -231,13 +297,13 @@ class HybridEngine:
                 Reason.DEADLINE_EXCEEDED, f"no engine served it in time (breakers: {states}); publish it again"
             )
 
-    def _enter_failure(self, guarded: Guarded, journey: _Journey, error: ReasonedError, started: float) -> None:
+    def _enter_failure(self, guarded: Guarded, journey: Journey, error: ReasonedError, started: float) -> None:
         if error.attempts:
             journey.attempts += error.attempts
         elif not guarded.guards_itself:  # the API engine has entered what it sent, perhaps nothing
             journey.attempts.append(self._line(guarded, journey, error.reason, started, 0.0))
 
-    def _line(self, guarded: Guarded, journey: _Journey, outcome: str, started: float, cost_usd: float) -> Attempt:
+    def _line(self, guarded: Guarded, journey: Journey, outcome: str, started: float, cost_usd: float) -> Attempt:
         return Attempt(
             engine=guarded.engine.ref.name,
             model=guarded.engine.ref.model,
@@ -256,19 +322,3 @@ class HybridEngine:
             self._changed = asyncio.Event()  # those who wait from now on wait for the next change
 
         return changed
-
-
-def _with_history(heard: Heard, journey: _Journey) -> Heard:
-    if not journey.attempts:
-        return heard
-    earlier_usd = sum(attempt.cost_usd for attempt in journey.attempts)
-    return replace(heard, attempts=[*journey.attempts, *heard.attempts], cost_usd=heard.cost_usd + earlier_usd)
-
-
-def _refused(journey: _Journey) -> EventError:
-    error = journey.unfit.get(Side.PRIMARY) or next(iter(journey.unfit.values()))
-    if not isinstance(error, TransientError):
-        return EventError(error.reason, error.detail)
-    tries = len(journey.attempts)
-    detail = f"every engine that may serve it failed while it served others ({tries} tries); the last: {error.detail}"
-    return EventError(Reason.ATTEMPTS_EXHAUSTED, detail)

@@ -19,7 +19,8 @@ from consumer.core.prices import api_model
 from consumer.engines.api_answer import HeardPart, joined
 from consumer.engines.api_call import ApiCaller, Ask, Ledger
 from consumer.engines.api_gate import ApiGate
-from consumer.engines.api_upload import Part, plan_parts
+from consumer.engines.api_upload import UPLOADS, Part, plan_parts
+from consumer.engines.breakers import new_breaker
 from consumer.errors import EventError, ReasonedError, ServiceError, TransientError
 from consumer.retrying import AttemptsExhaustedError, retrying
 from consumer.settings import Settings
@@ -53,16 +54,13 @@ class OpenAIEngine:
     ) -> None:
         self._settings = settings
         self._model = api_model(settings.api_model, settings.api_usd_per_minute)
+        self._upload = UPLOADS[settings.api_upload_format]
         self._clock = clock
         self._sleep = sleep
         self._base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or ""
         self._policy = RetryPolicy(attempts=settings.api_attempts)
-        self.breaker = breaker or Breaker(
-            failures=settings.breaker_failures,
-            reset_seconds=settings.breaker_reset_seconds,
-            probe_lease_seconds=2 * settings.api_timeout_seconds,
-        )
+        self.breaker = breaker or new_breaker(settings, probe_lease_seconds=2 * settings.api_timeout_seconds)
         self.gate = ApiGate(
             requests_per_minute=settings.api_requests_per_minute,
             audio_seconds_per_minute=settings.api_audio_seconds_per_minute,
@@ -107,7 +105,7 @@ class OpenAIEngine:
             self._model,
             self.gate,
             self.breaker,
-            timeout_seconds=self._settings.api_timeout_seconds,
+            settings=self._settings,
             api_key=self._api_key,
             clock=self._clock,
         )
@@ -167,7 +165,7 @@ class OpenAIEngine:
     async def _hear(self, caller: ApiCaller, recording: Recording, wish: Wish, ledger: Ledger) -> Heard:
         language = self.language_of(wish)
         key = (recording.digest, language)
-        parts = await asyncio.to_thread(plan_parts, recording, self._model)
+        parts = await asyncio.to_thread(plan_parts, recording, self._model, self._upload)
         heard = self._paid_parts(key)
         for part in parts:
             if part not in heard:

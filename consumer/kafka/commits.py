@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aiokafka.errors import KafkaError
@@ -30,6 +30,7 @@ from consumer.kafka.transaction import DoubtfulError, LaneProducer, OffsetCommit
 log = logging.getLogger(__name__)
 
 BACKOFF = RetryPolicy(first_seconds=0.2, max_seconds=5.0)
+_LAST_WORD_SECONDS = 2.0
 HOPELESS_AFTER = 3
 """Failures in a row that no waiting mends (a record over the topic's limit, a missing permission)."""
 
@@ -67,8 +68,10 @@ class LaneCommits:
         self._owner = ""
         self._last = CommitMetadata()
 
-    async def take_over(self) -> int:
-        """Fence the previous owner and commit a sentinel to the dedup partition; the sentinel's offset.
+    async def take_over(self, also: Sequence[str] = ()) -> list[int]:
+        """Fence the previous owner; commit a sentinel to the dedup partition, and to those of the topics ``also``.
+
+        Returns the sentinels' offsets, in this order.
 
         Raises KafkaError, DoubtfulError, FencedError: nothing is taken over then.
         """
@@ -77,15 +80,13 @@ class LaneCommits:
         started = (await self._committed.read(self._partition)).offset is not None
         await self._producer.fence()
         marks = [self.started_mark()] if started else []
-        marks.append(self._mark(sentinel_key(self.group_id)))
-        return (await self._producer.commit(marks, None))[-1]
+        key, number = sentinel_key(self.group_id), self._partition.partition
+        marks += [Write(topic, key, None, number) for topic in (self._dedup_topic, *also)]
+        return (await self._producer.commit(marks, None))[-1 - len(also) :]
 
     def started_mark(self) -> Write:
         """Says to later openings that this group has committed an offset here."""
-        return self._mark(started_key(self.group_id))
-
-    def _mark(self, key: bytes) -> Write:
-        return Write(self._dedup_topic, key, None, self._partition.partition)
+        return Write(self._dedup_topic, started_key(self.group_id), None, self._partition.partition)
 
     async def read_last(self) -> LastCommit:
         """What is committed. A stable read only after ``take_over``."""
@@ -140,6 +141,14 @@ class LaneCommits:
                 if await self._went_through(number):
                     break
         self._last = CommitMetadata(number, self._owner)
+
+    async def say_last_word(self, point: CommitPoint, suspicion: Suspicion) -> None:
+        """Commit that the lane closes in order, at once or not at all."""
+        try:
+            async with asyncio.timeout(_LAST_WORD_SECONDS):
+                await self.commit([], point, clean=True, suspicion=suspicion)
+        except (KafkaError, FencedError, LaneError, TimeoutError) as error:
+            log.warning("no_last_word of lane %d: %r", self._partition.partition, error)
 
     async def stop(self) -> None:
         """Let the producer go."""

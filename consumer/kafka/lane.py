@@ -23,6 +23,7 @@ from consumer.kafka.commits import BACKOFF, HOPELESS_AFTER, LaneCommits
 from consumer.kafka.lane_parts import Decided, LaneParts, LaneState, StalledError, is_out_of_memory, stalled_after
 from consumer.kafka.opening import Opened
 from consumer.kafka.outbox import Outbox
+from consumer.kafka.parked import ParkedEvents
 from consumer.kafka.transaction import DoubtfulError
 from consumer.to_the_end import heed_cancellation
 
@@ -33,7 +34,6 @@ _BEGUN_AT_ONCE = 8
 
 TRIAL_SECONDS = 60.0
 """Suspects that have lived for so long are no killers of the quick kind: the other lanes need not wait for them."""
-_LAST_WORD_SECONDS = 2.0
 
 
 class Lane:
@@ -54,6 +54,7 @@ class Lane:
         self._outbox = Outbox(parts)
         self._events: asyncio.TaskGroup | None = None
         self._caution = Caution()
+        self._parked: ParkedEvents | None = None
         self._said = NO_SUSPICION
         """The suspicion as it is committed."""
         self._wake = asyncio.Event()
@@ -98,8 +99,7 @@ class Lane:
     def resume(self) -> None:
         """The partition was kept."""
         self._held = False
-        if self._is_clean:
-            self._wake.set()  # a death from now on must be noticed again
+        self._wake.set()  # parked events may be due; and a death from now on must be noticed again
 
     def reached(self, position: int) -> None:
         """The consumer stands here with nothing more to give: transaction markers may lie behind."""
@@ -167,6 +167,7 @@ class Lane:
         opened = await self._opened()
         self._offsets, self.committed = OffsetMap(opened.point), opened.point
         self._caution, self._said = Caution(opened.suspicion), opened.suspicion
+        self._parked = opened.parked
         self._parts.slices.open(self.partition.partition, opened.slice)
         try:
             self._parts.host.begin(self.partition, opened.point.offset)
@@ -174,6 +175,8 @@ class Lane:
             await self._serve()
         finally:
             self._parts.slices.close(self.partition.partition, opened.slice)
+            self._parked = None
+            opened.parked.close()
 
     async def _opened(self) -> Opened:
         settings, loop = self._parts.settings, asyncio.get_running_loop()
@@ -207,14 +210,8 @@ class Lane:
 
     async def _say_last_word(self, error: BaseException) -> None:
         """The process ends this ownership by itself: that must not look like a death, and tell on what is on trial."""
-        if not self._is_at_rest or self._is_clean or is_out_of_memory(error):
-            return
-        point, suspicion = self._offsets.commit_point(), self._said.called_off()
-        try:
-            async with asyncio.timeout(_LAST_WORD_SECONDS):
-                await self._commits.commit([], point, clean=True, suspicion=suspicion)
-        except (KafkaError, FencedError, LaneError, TimeoutError) as silenced:
-            log.warning("no_last_word of lane %d: %r", self.partition.partition, silenced)
+        if self._is_at_rest and not self._is_clean and not is_out_of_memory(error):
+            await self._commits.say_last_word(self._offsets.commit_point(), self._said.called_off())
 
     async def _let_go(self) -> None:
         self._outbox.drop()
@@ -296,6 +293,10 @@ class Lane:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
         while not (self._outbox or self._handover or self._is_behind() or self._goes_on()):
             self._wake.clear()
+            if self._parked is not None and not self._held:
+                if self._parked.any_due():
+                    return
+                self._parked.wake_when_due(self._wake.set)
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
         due = loop.time() + settings.commit_interval_ms / 1000
@@ -315,10 +316,14 @@ class Lane:
             self._offsets.settle(offset)
         point = self._offsets.commit_point()
         suspicion = self._caution.suspicion = self._caution.suspicion.past(point.offset)
+        if self._parked is not None and not self._held:
+            writes += self._parked.due()
         self._is_at_rest = False
         async with stalled_after(self._parts.settings.commit_stall_seconds, "nothing could be committed"):
             await self._commits.commit(writes, point, clean=clean, suspicion=suspicion)
         self._is_at_rest = True
+        if self._parked is not None:
+            self._parked.committed(writes)
         self.committed, self._said, self._stalls, self._is_clean = point, suspicion, 0, clean
         self._has_committed.set()
         self._outbox.confirm()

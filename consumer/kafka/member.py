@@ -33,11 +33,13 @@ async def member(
     make_work: Callable[[Intake], Work],
     on_share: Callable[[float], None] = lambda _: None,
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    on_new_share: Callable[[float], None] = lambda _: None,
 ) -> AsyncIterator[Intake]:
     """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker.
 
-    ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance; ``committing`` is entered
-    around each transaction, to measure it.
+    ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance; ``on_new_share`` of each
+    part of it that no process of the group has ever owned; ``committing`` is entered around each transaction, to
+    measure it.
     """
     kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
     process = secrets.token_hex(3)
@@ -67,12 +69,13 @@ async def member(
         intake = Intake(settings, kafka, make_lane, on_share)
         opening = Opening(
             kafka,
-            settings.topics.dedup,
+            settings.topics,
             settings.state_dir / "dedup",
             settings.start_at,
             settings.lane_in_flight,
             intake.bounds,
             intake.is_assigned,
+            lambda: on_new_share(1 / intake.partitions()),
         )
         parts = LaneParts(settings, intake, make_work(intake), slices, opening.open, limit_bytes)
         try:

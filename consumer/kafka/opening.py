@@ -1,9 +1,9 @@
 """How a lane opens. Each step relies on the one before it.
 
 1. its producer starts: the previous owner is fenced, and what it left open is ended
-2. a sentinel is committed to its dedup partition, and its offset kept
+2. sentinels are committed to its partitions of the dedup topic and of the parked events, and their offsets kept
 3. the committed offset and metadata are read: only now is that a stable read
-4. its dedup slice is restored until the sentinel has been read
+4. its dedup slice and its parked events are restored until the sentinels have been read
 5. the partition must still be assigned
 6. that it is open is committed, so that a death from now on is noticed
 7. it seeks, and takes records
@@ -23,7 +23,9 @@ from consumer.dedup.restore import restore
 from consumer.dedup.store import DedupSlice
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.commits import LaneCommits, LastCommit
+from consumer.kafka.parked import ParkedEvents
 from consumer.to_the_end import heed_cancellation
+from schemas.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -39,27 +41,30 @@ class Opening:
     """What opening needs besides the lane's own commits."""
 
     connection: Mapping[str, Any]
-    dedup_topic: str
+    topics: Topics
     folder: Path
     start_at: str
     in_flight: int
     """Events that an owner works on at once at most."""
     bounds: Bounds
     is_assigned: Callable[[TopicPartition], bool]
+    on_first: Callable[[], None] = lambda: None
+    """Called when a partition is open that no process of the group has ever owned."""
 
     async def open(self, partition: TopicPartition, commits: LaneCommits, progress: Callable[[], None]) -> "Opened":
         """Steps 1 to 6; the seek is the caller's. Raises LaneError when the lane's state cannot be trusted.
 
         ``progress`` is called whenever restoring has got on.
         """
-        sentinel = await commits.take_over()
+        sentinel, parked_sentinel = await commits.take_over([self.topics.parked])
         last = await commits.read_last()
-        slice_ = DedupSlice(self.folder)
+        slice_, parked = DedupSlice(self.folder), ParkedEvents(self.topics, partition.partition, self.folder)
         try:
-            dedup = TopicPartition(self.dedup_topic, partition.partition)
+            dedup = TopicPartition(self.topics.dedup, partition.partition)
             started = await restore(
                 self.connection, dedup, sentinel, slice_, group_id=commits.group_id, progress=progress
             )
+            await parked.restore(self.connection, parked_sentinel, progress)
             point, suspicion = await self._start(partition, last, commits, started=started)
             self._demand_assigned(partition)
             marks = [] if started else [commits.started_mark()]
@@ -68,9 +73,12 @@ class Opening:
             heed_cancellation()
         except BaseException:
             slice_.close()
+            parked.close()
             raise
+        if last.offset is None:
+            self.on_first()
         log.info("lane_open %d at %d", partition.partition, point.offset)
-        return Opened(point, suspicion, slice_)
+        return Opened(point, suspicion, slice_, parked)
 
     def _demand_assigned(self, partition: TopicPartition) -> None:
         if not self.is_assigned(partition):
@@ -110,6 +118,7 @@ class Opened:
     point: CommitPoint
     suspicion: Suspicion
     slice: DedupSlice
+    parked: ParkedEvents
 
 
 def suspects_end(point: CommitPoint, in_flight: int) -> int:

@@ -24,7 +24,7 @@ from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import SpanContext
 
 from consumer.core.distribution import Distribution, Example
-from consumer.core.outcomes import DeadLettered, Moment, Moved, Settlement, Transcribed, Write
+from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
 from consumer.core.tally import Tally, attempts_of
 from consumer.telemetry import catalogue
 from consumer.telemetry.catalogue import Instrument
@@ -59,7 +59,7 @@ class Measures:
         example = span.sampled
         failed = ((ERROR_TYPE, outcome.reason.value),) if isinstance(outcome, DeadLettered) else ()
         self._add(catalogue.PROCESS_DURATION, self._process + failed, time.monotonic() - span.began, example)
-        if isinstance(outcome, Moved):
+        if isinstance(outcome, Moved | Parked):
             return
         notes, route = outcome.notes, outcome.route.value if isinstance(outcome, Transcribed) else "none"
         total = max(0.0, (moment.now - notes.published_at).total_seconds())

@@ -13,11 +13,11 @@ from consumer.core.breaker import BreakerState
 from consumer.core.model import Heard, Recording, Urgency, Wish
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.openai_api import OpenAIEngine
-from consumer.errors import EventError, RecordingError, SlowDownError, TransientError
-from schemas.codes import Reason, Route
+from consumer.errors import EventError, HoldError, RecordingError, SlowDownError, TransientError
+from schemas.codes import Hold, Reason, Route
 from schemas.models import EngineRef, Recognised
 from tests.engines.api_bench import KEY, no_sleep, noise, settings, spooled
-from tests.support.scripted_api import ScriptedApi, failed, out_of_money
+from tests.support.scripted_api import ScriptedApi, failed, out_of_money, too_fast
 
 DEAD = TransientError(Reason.ENGINE_FAILED, "the worker died")
 
@@ -32,6 +32,7 @@ class Local:
         self.calls = 0
         self.called = asyncio.Event()
         self.hung: asyncio.Event | None = None
+        self.infer_seconds: float | None = None
 
     def break_with(self, error: Exception | None) -> None:
         self.fault = lambda _: error
@@ -55,7 +56,7 @@ class Local:
         if (error := self.fault(recording)) is not None:
             raise error
         heard = Recognised(text="local words", engine=self.ref, audio_seconds=recording.audio_seconds)
-        return Heard(heard, 0.0)
+        return Heard(heard, 0.0, infer_seconds=self.infer_seconds)
 
 
 class Bench:
@@ -304,3 +305,92 @@ async def test_an_api_as_the_configured_engine_is_called_by_policy_and_waits_out
         await engine.stop()
     assert route is Route.POLICY
     assert [attempt.outcome for attempt in heard.attempts] == [Reason.ENGINE_FAILED] * 6 + ["ok"]
+
+
+async def test_a_rule_sends_a_tenants_events_to_the_api(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, route_rules=["tenant=acme:api"]) as engine:
+        assert (await engine.transcribe(bench.recording(), Wish(tenant="acme")))[1] is Route.POLICY
+        assert (await engine.transcribe(bench.recording(), Wish(tenant="other")))[1] is Route.LOCAL
+    assert len(api.calls) == 1
+
+
+async def test_an_event_that_the_local_queue_would_make_late_goes_to_the_api(bench: Bench) -> None:
+    def takes_ten_seconds(_: Recording) -> None:
+        bench.skip_seconds += 10.0
+
+    async with ScriptedApi() as api, bench.with_api(api) as engine:
+        bench.local.fault = takes_ten_seconds
+        first = Wish(deadline=bench.clock() + 5.0)
+        assert (await engine.transcribe(bench.recording(), first))[1] is Route.LOCAL, "nothing was measured yet"
+        tight, wide = Wish(deadline=bench.clock() + 5.0), Wish(deadline=bench.clock() + 1000.0)
+        assert (await engine.transcribe(bench.recording(), tight))[1] is Route.DEADLINE
+        assert (await engine.transcribe(bench.recording(), wide))[1] is Route.LOCAL
+        assert engine.is_idle
+    assert len(api.calls) == 1
+
+
+class Held(Local):
+    """An engine that serves nobody before a moment."""
+
+    ref = EngineRef(name="openai", model="held")
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    async def transcribe(self, recording: Recording, wish: Wish) -> Heard:
+        if time.time() < self.until:
+            self.calls += 1
+            raise HoldError(Hold.BUDGET_EXHAUSTED, Reason.BUDGET_EXHAUSTED, "the budget is used up", until=self.until)
+        return await super().transcribe(recording, wish)
+
+
+async def test_with_the_apis_budget_used_up_the_local_engine_serves(bench: Bench) -> None:
+    api = Held(time.time() + 3600)
+    engine = HybridEngine(bench.local, api, settings(critical_route="api"), clock=bench.clock)
+    heard, route = await engine.transcribe(bench.recording(), Wish(urgency=Urgency(critical=True)))
+    assert (heard.recognised.text, route) == ("local words", Route.LOCAL)
+    assert api.calls == 1
+    assert engine.breaker_states()["fallback"] is BreakerState.CLOSED
+
+
+async def test_an_event_that_only_a_held_engine_can_serve_is_handed_back_with_the_time(bench: Bench) -> None:
+    until = time.time() + 3600
+    engine = HybridEngine(Held(until), None, settings(), clock=bench.clock)
+    for deadline in (None, bench.clock() + 60.0):
+        with pytest.raises(HoldError) as caught:
+            await engine.transcribe(bench.recording(), Wish(deadline=deadline))
+        assert (caught.value.why, caught.value.until) == (Hold.BUDGET_EXHAUSTED, until)
+
+
+async def test_a_short_hold_is_waited_out(bench: Bench) -> None:
+    engine = HybridEngine(Held(time.time() + 0.2), None, settings(), clock=bench.clock)
+    heard, _ = await engine.transcribe(bench.recording(), Wish())
+    assert heard.recognised.text == "local words"
+
+
+async def test_a_wait_of_many_minutes_that_the_api_asks_for_is_handed_back_with_the_time(bench: Bench) -> None:
+    async with ScriptedApi([too_fast(retry_after="600")]) as api:
+        primary = OpenAIEngine(settings(), base_url=api.base_url, api_key=KEY, sleep=no_sleep)
+        engine = HybridEngine(primary, None, settings())
+        await engine.start()
+        with pytest.raises(HoldError) as caught:
+            await engine.transcribe(bench.recording(), Wish())
+        with pytest.raises(EventError) as late:
+            await engine.transcribe(bench.recording(), Wish(deadline=time.monotonic() + 0.1))
+        await engine.stop()
+    assert caught.value.why is Hold.ENGINE
+    assert 590 < caught.value.until - time.time() <= 601
+    assert len(caught.value.attempts) == 1
+    assert late.value.reason is Reason.DEADLINE_EXCEEDED
+    assert len(api.calls) == 1
+
+
+@pytest.mark.parametrize("has_another", [True, False])
+async def test_a_slow_engine_is_left_alone_only_if_another_one_can_serve(bench: Bench, has_another: bool) -> None:
+    values = {"breaker_slow_seconds": 0.1, "breaker_failures": 2, "breaker_failure_rate": 1.0, "breaker_slow_rate": 1.0}
+    engine = HybridEngine(bench.local, Held(0.0) if has_another else None, settings(**values), clock=bench.clock)
+    bench.local.infer_seconds = 5.0
+    for _ in range(3):
+        await engine.transcribe(bench.recording(), Wish())
+    assert (engine.breaker_status()["primary"].state is BreakerState.OPEN) == has_another

@@ -11,7 +11,7 @@ from consumer.core.model import SAMPLE_RATE, Wish
 from consumer.core.prices import ApiModel, api_model
 from consumer.core.quality import word_errors
 from consumer.engines import openai_api
-from consumer.engines.api_upload import Part, encode_part, plan_parts
+from consumer.engines.api_upload import UPLOADS, Part, encode_part, plan_parts
 from consumer.errors import EventError, RecordingError, ServiceError
 from schemas.codes import Reason
 from tests.engines.api_bench import KEY, noise, running, settings, spooled
@@ -134,6 +134,19 @@ def test_even_noise_that_cannot_be_compressed_stays_below_the_byte_limit(tmp_pat
     parts = plan_parts(recording, model)
     assert len(parts) > 1
     assert all(len(encode_part(recording, part)) <= 100_000 for part in parts)
+
+
+async def test_an_upload_may_be_opus_at_a_fraction_of_the_bytes(tmp_path: Path) -> None:
+    loud = np.random.default_rng(1).uniform(-1, 1, 10 * SAMPLE_RATE).astype(np.float32)
+    recording = spooled(tmp_path, loud)
+    async with ScriptedApi() as api, running(api, api_upload_format="opus") as engine:
+        heard = await engine.transcribe(recording, Wish())
+    [call] = api.calls
+    assert (call.filename, call.content_type) == ("audio.ogg", "audio/ogg")
+    assert call.upload_bytes <= 10 * UPLOADS["opus"].bytes_per_second
+    assert call.upload_bytes < len(encode_part(recording, Part(0, recording.samples))) / 5
+    assert call.audio_seconds == pytest.approx(10.0, abs=0.1)
+    assert heard.recognised.text.startswith("heard 10.0")
 
 
 def test_a_blip_is_padded_to_what_the_api_takes(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from consumer.core.model import Urgency, Wish
 from consumer.engines.api_gate import ApiGate
+from consumer.engines.api_limits import ToldLimits, told_limits
 from consumer.errors import EventError
 from tests.engines.api_bench import noise, running, spooled
 from tests.support.scripted_api import Call, Reply, ScriptedApi, too_fast
 
-PERIOD_SECONDS = 0.5
+PERIOD_SECONDS = 1.0
 
 
 def most_in_a_window(calls: list[Call], weight: float | None = None) -> float:
@@ -26,7 +27,7 @@ def most_in_a_window(calls: list[Call], weight: float | None = None) -> float:
 
 
 async def test_the_request_limit_holds_in_every_window_of_the_server(tmp_path: Path) -> None:
-    each = [spooled(tmp_path, noise(0.3, seed)) for seed in range(14)]
+    each = [spooled(tmp_path, noise(0.3, seed)) for seed in range(10)]
     async with (
         ScriptedApi() as api,
         running(api, period_seconds=PERIOD_SECONDS, api_requests_per_minute=4, api_concurrency=3) as engine,
@@ -34,7 +35,7 @@ async def test_the_request_limit_holds_in_every_window_of_the_server(tmp_path: P
     ):
         for recording in each:
             group.create_task(engine.transcribe(recording, Wish()))
-    assert len(api.calls) == 14
+    assert len(api.calls) == 10
     assert most_in_a_window(api.calls) <= 4
     assert api.open_peak <= 3
 
@@ -43,16 +44,16 @@ async def test_failed_requests_count_against_the_limit_too(tmp_path: Path) -> No
     recording = spooled(tmp_path, noise(0.3))
     limits = {"api_requests_per_minute": 3, "api_attempts": 10}
     async with (
-        ScriptedApi([Reply(500, error={"message": "no"}), too_fast()] * 4) as api,
+        ScriptedApi([Reply(500, error={"message": "no"}), too_fast()] * 3) as api,
         running(api, period_seconds=PERIOD_SECONDS, **limits) as engine,
     ):
         await engine.transcribe(recording, Wish())
-    assert len(api.calls) == 9
+    assert len(api.calls) == 7
     assert most_in_a_window(api.calls) <= 3
 
 
 async def test_the_audio_limit_holds_in_every_window_of_the_server(tmp_path: Path) -> None:
-    each = [spooled(tmp_path, noise(0.4 + 0.1 * (seed % 4), seed)) for seed in range(10)]
+    each = [spooled(tmp_path, noise(0.4 + 0.1 * (seed % 4), seed)) for seed in range(8)]
     async with (
         ScriptedApi() as api,
         running(api, period_seconds=PERIOD_SECONDS, api_audio_seconds_per_minute=1.5) as engine,
@@ -60,17 +61,18 @@ async def test_the_audio_limit_holds_in_every_window_of_the_server(tmp_path: Pat
     ):
         for recording in each:
             group.create_task(engine.transcribe(recording, Wish()))
-    assert len(api.calls) == 10
+    assert len(api.calls) == 8
     assert most_in_a_window(api.calls, weight=1.0) <= 1.5 + 1e-6
 
 
 async def test_a_smaller_share_of_the_groups_limit_counts_at_once(tmp_path: Path) -> None:
-    each = [spooled(tmp_path, noise(0.3, seed)) for seed in range(6)]
+    each = [spooled(tmp_path, noise(0.3, seed)) for seed in range(5)]
     async with (
         ScriptedApi() as api,
         running(api, period_seconds=PERIOD_SECONDS, api_requests_per_minute=8) as engine,
     ):
         engine.gate.set_share(0.25)
+        engine.gate.add_new_share(0.25)
         async with asyncio.TaskGroup() as group:
             for recording in each:
                 group.create_task(engine.transcribe(recording, Wish()))
@@ -84,6 +86,54 @@ async def test_a_process_without_partitions_sends_nothing(tmp_path: Path) -> Non
         with pytest.raises(EventError):
             await engine.transcribe(spooled(tmp_path, noise(0.3)), wish)
     assert api.calls == []
+
+
+async def test_the_apis_own_limit_counts_where_it_is_lower(tmp_path: Path) -> None:
+    each = [spooled(tmp_path, noise(0.3, seed)) for seed in range(6)]
+    told = {"x-ratelimit-limit-requests": "3"}
+    async with (
+        ScriptedApi() as api,
+        running(api, period_seconds=PERIOD_SECONDS, api_requests_per_minute=100) as engine,
+    ):
+        api.always(lambda _: Reply(headers=told))
+        await engine.transcribe(each[0], Wish())
+        async with asyncio.TaskGroup() as group:
+            for recording in each[1:]:
+                group.create_task(engine.transcribe(recording, Wish()))
+    assert len(api.calls) == 6
+    assert most_in_a_window(api.calls) <= 3
+
+
+async def test_what_the_api_says_is_used_up_is_waited_for(tmp_path: Path) -> None:
+    used_up = {
+        "x-ratelimit-limit-tokens": "9",
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "300ms",
+    }
+    async with ScriptedApi([Reply(headers=used_up)]) as api, running(api) as engine:
+        for seed in range(2):
+            await engine.transcribe(spooled(tmp_path, noise(0.3, seed)), Wish())
+    first, second = api.calls
+    assert second.at - first.at >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"), [("12ms", 0.012), ("1s", 1.0), ("6m0s", 360.0), ("1h2m3.5s", 3723.5), ("7", 7.0), ("?", None)]
+)
+def test_resets_are_read_in_all_their_forms(reset: str, seconds: float | None) -> None:
+    headers = {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": reset,
+    }
+    assert told_limits(headers).hold_seconds == seconds
+
+
+@pytest.mark.parametrize("nonsense", ["0", "-1", "", "many", "nan", "inf"])
+def test_a_limit_that_makes_no_sense_says_nothing(nonsense: str) -> None:
+    told = {"x-ratelimit-limit-requests": nonsense, "x-ratelimit-remaining-requests": "0"}
+    assert told_limits({**told, "x-ratelimit-reset-requests": "9s"}) == ToldLimits()
+    assert told_limits({}) == ToldLimits()
 
 
 async def test_urgent_requests_leave_the_queue_first() -> None:

@@ -197,7 +197,7 @@ class ScriptedApi:
             async with self._seen:
                 self.calls.append(call)
                 self._seen.notify_all()
-            response = await self._reply(self._next(call), call)
+            response = await self._reply(self._next(call), call, receive)
             if response is None:
                 _transport(send).abort()
             else:
@@ -210,9 +210,9 @@ class ScriptedApi:
             return self._queue.popleft()
         return (self._decide(call) if self._decide is not None else None) or Reply()
 
-    async def _reply(self, reply: Reply, call: Call) -> Response | None:
+    async def _reply(self, reply: Reply, call: Call, receive: Receive) -> Response | None:
         if reply.then == "hang":
-            await self._released.wait()
+            await self._until_released_or_gone(receive)
         if reply.then:
             return None
         if reply.error is not None:
@@ -226,6 +226,13 @@ class ScriptedApi:
         if reply.usage is not None:
             answer["usage"] = reply.usage
         return JSONResponse(answer, reply.status, reply.headers)
+
+    async def _until_released_or_gone(self, receive: Receive) -> None:
+        waits = [asyncio.create_task(self._released.wait()), asyncio.ensure_future(receive())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):

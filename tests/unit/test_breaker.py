@@ -1,21 +1,21 @@
 """The breaker through any order of answers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.breaker import Breaker, BreakerState
+from consumer.core.breaker import Breaker, BreakerState, BreakerStatus
 
 
-def breaker(**changes: float) -> Breaker:
-    values = {"failures": 3, "reset_seconds": 10.0, "probe_lease_seconds": 60.0} | changes
-    return Breaker(
-        failures=int(values["failures"]),
-        reset_seconds=values["reset_seconds"],
-        probe_lease_seconds=values["probe_lease_seconds"],
-    )
+def breaker() -> Breaker:
+    return Breaker(failures=3, reset_seconds=10.0, probe_lease_seconds=60.0, failure_rate=0.5, slow_rate=0.5)
 
 
-def test_it_opens_after_enough_failures_in_a_row_and_not_before() -> None:
+def state_of(subject: Breaker) -> BreakerState:
+    return subject.status(0.0).state
+
+
+def test_it_opens_after_enough_failures_and_not_before() -> None:
     subject = breaker()
     subject.record_failure(0.0, "a")
     subject.record_failure(0.0, "b")
@@ -23,17 +23,56 @@ def test_it_opens_after_enough_failures_in_a_row_and_not_before() -> None:
     subject.record_failure(0.0, "c")
     assert subject.state is BreakerState.OPEN
     assert not subject.allow(0.0)
-    assert "3 failures" in subject.reason
-    assert "c" in subject.reason
+    assert "3 of the latest 3 answers were failures" in subject.reason
+    assert subject.reason.endswith("c")
 
 
-def test_a_success_between_failures_keeps_it_closed() -> None:
+def test_successes_in_between_do_not_hide_that_half_of_the_answers_fail() -> None:
     subject = breaker()
-    for _ in range(10):
-        subject.record_failure(0.0)
+    for _ in range(2):
         subject.record_failure(0.0)
         subject.record_success(0.0)
+    assert state_of(subject) is BreakerState.CLOSED
+    subject.record_failure(0.0)
+    assert state_of(subject) is BreakerState.OPEN
+
+
+def test_failures_that_are_fewer_than_its_rate_keep_it_closed() -> None:
+    subject = breaker()
+    for _ in range(100):
+        subject.record_failure(0.0)
+        subject.record_success(0.0)
+        subject.record_success(0.0)
     assert subject.state is BreakerState.CLOSED
+    assert subject.status(0.0).failure_rate == pytest.approx(1 / 3)
+
+
+def test_it_opens_when_too_many_of_the_latest_answers_are_slow() -> None:
+    subject = breaker()
+    for slow in (True, False, False, True, False):
+        subject.record_success(0.0, slow=slow)
+    assert state_of(subject) is BreakerState.CLOSED
+    subject.record_success(0.0, slow=True)
+    assert state_of(subject) is BreakerState.OPEN
+    assert "3 of the latest 6 answers were slow" in subject.reason
+
+
+def test_a_probe_that_is_slow_leaves_it_open() -> None:
+    subject = breaker()
+    subject.trip("slow", 0.0)
+    assert subject.allow(10.0)
+    subject.record_success(11.0, slow=True)
+    assert subject.state is BreakerState.OPEN
+
+
+def test_its_status_says_what_it_does_and_for_how_long() -> None:
+    subject = breaker()
+    assert subject.status(0.0) == BreakerStatus(BreakerState.CLOSED, "", 0.0, 0.0, 0.0)
+    subject.record_failure(0.0, "a", slow=True)
+    subject.record_success(0.0)
+    assert subject.status(0.0) == BreakerStatus(BreakerState.CLOSED, "", 0.5, 0.5, 0.0)
+    subject.trip("out of credit", 0.0)
+    assert subject.status(4.0) == BreakerStatus(BreakerState.OPEN, "out of credit", 0.0, 0.0, 6.0)
 
 
 def test_a_trip_opens_it_at_once_and_for_as_long_as_told() -> None:

@@ -25,6 +25,7 @@ LAYERS = (
     # a lane fills its dedup slice from Kafka and owns it: the slice knows nothing of lanes
     {"consumer.workers", "consumer.dedup"},
     {"consumer.audio", "consumer.engines", "consumer.kafka", "consumer.settled"},
+    {"consumer.journey"},
     # each child process is put together in a module of its own, as the service is in consumer.service
     {
         "consumer.workers.decode_child",
@@ -47,8 +48,6 @@ HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "librosa", "n
 
 RESERVED: dict[str, str] = {
     "Reason.BUDGET_EXHAUSTED": "of the contract; given once spending has a limit",
-    "Route.DEADLINE": "of the contract; given once the predicted wait decides the way",
-    "Route.OFF_PEAK": "of the contract; given once events can be parked",
     "Route.REFINE": "of the contract; given once weak transcripts are heard again",
 }
 """Codes that readers of the contract know already and nothing gives yet."""

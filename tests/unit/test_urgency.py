@@ -40,6 +40,8 @@ def test_urgency_grows_once_and_tells_those_who_listen_at_that_moment() -> None:
 class _Engine:
     """Hears when the test lets it."""
 
+    is_idle = True
+
     def __init__(self) -> None:
         self.wish = Wish()
         self.asked, self.may_hear = asyncio.Event(), asyncio.Event()

@@ -1,0 +1,39 @@
+"""One event under way through the pipeline."""
+
+from dataclasses import dataclass, field
+
+from consumer.audio.recordings import Source
+from consumer.core.event import Moves, Notes
+from consumer.core.model import Wish
+from consumer.core.parking import Waited
+from consumer.errors import EventError
+from consumer.telemetry.spans import EventSpan
+from schemas.codes import Reason, WarningCode
+from schemas.models import Attempt, AudioEvent
+
+
+@dataclass(slots=True)
+class Journey:
+    """One event under way."""
+
+    notes: Notes
+    span: EventSpan
+    event: AudioEvent
+    wish: Wish
+    moves: Moves
+    source: Source
+    waited: Waited | None
+    spent: list[Attempt] = field(default_factory=list)
+    """Ledger lines of a recognition that this event led and that was cut off."""
+    leads: bool = False
+    """The recognition is this event's own; its stages are then drawn as it goes."""
+
+    def warn(self, code: WarningCode) -> None:
+        """Have the transcript say it, once."""
+        if code not in self.notes.warnings:
+            self.notes.warnings.append(code)
+
+
+def too_late(detail: str) -> EventError:
+    """The deadline has passed."""
+    return EventError(Reason.DEADLINE_EXCEEDED, f"{detail}; publish it again with more time")
