@@ -103,7 +103,10 @@ class ApiGate:
 
     def set_share(self, share: float) -> None:
         """This process's part of the group's limits, 0 to 1: the partitions it owns over all of them."""
-        self._share.set(share, self._clock())
+        now = self._clock()
+        self._share.set(share, now)
+        if share > (usable := self._share.value(now)):
+            log.info("api_share %.2f now, %.2f in %.0f s: until then others may count", usable, share, self._period)
         self._changed.set()
 
     def add_new_share(self, part: float) -> None:
