@@ -135,16 +135,17 @@ async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, aske
     )
     await create(settings)
     publish(settings, make_recordings(folder), asked.events)
-    with collector() as endpoint, scraped(port):
+    with collector() as endpoint:
         async with serving(settings, **kind.environment(endpoint)) as service:
             consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": settings.group_id})
             rows = [TopicPartition(settings.topics.events, partition) for partition in range(settings.partitions)]
             ends = {row.partition: consumer.get_watermark_offsets(row)[1] for row in rows}
             await service.until_log("lane_open")
             begun, used = time.monotonic(), cpu_seconds(service.process.pid)
-            await asyncio.to_thread(
-                wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
-            )
+            with scraped(port):
+                await asyncio.to_thread(
+                    wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
+                )
             seconds, used = time.monotonic() - begun, cpu_seconds(service.process.pid) - used
             consumer.close()
             await service.stop()
