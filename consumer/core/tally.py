@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
+from typing import NamedTuple
 
 from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
 from consumer.core.ring import MinuteRing
+from schemas.codes import Reason, Route
 from schemas.models import Attempt
 
 _LATEST = 20
@@ -19,8 +21,7 @@ _LATENCIES = 1000
 _LATENCY_SECONDS = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Latest:
+class Latest(NamedTuple):
     """An outcome as the page shows it."""
 
     at: float
@@ -28,7 +29,7 @@ class Latest:
     event_id: str | None
     tenant: str | None
     latency_seconds: float
-    code: str
+    code: Route | Reason
     """The route of a transcript, the reason of a dead letter."""
     audio_seconds: float | None = None
     cached: bool = False
@@ -53,9 +54,9 @@ class Tally:
         self._keep_texts = keep_texts
         self._minute = MinuteRing(2)
         self._latencies: deque[tuple[float, float]] = deque(maxlen=_LATENCIES)
-        self.transcribed: Counter[tuple[str, bool]] = Counter()
+        self.transcribed: Counter[tuple[Route, bool]] = Counter()
         """By route, and whether it came from memory."""
-        self.dead_letters: Counter[str] = Counter()
+        self.dead_letters: Counter[Reason] = Counter()
         """By reason."""
         self.moved = 0
         self.sent: Counter[str] = Counter()
@@ -76,15 +77,14 @@ class Tally:
         """Outcomes, each of which has a metric event."""
         return sum(self.transcribed.values()) + sum(self.dead_letters.values())
 
-    def add(self, outcome: Settlement, moment: Moment, writes: list[Write]) -> None:
-        """An outcome whose transaction is committed, with what was written for it."""
+    def add(self, outcome: Settlement, moment: Moment, writes: list[Write], latency_seconds: float) -> None:
+        """An outcome whose transaction is committed, with what was written for it, and how long it took in all."""
         for write in writes:
             self.sent[write.topic] += 1
         if isinstance(outcome, Moved | Parked):
             self.moved += 1
             return
-        notes, at = outcome.notes, moment.now.timestamp()
-        latency_seconds = max(0.0, (moment.now - notes.published_at).total_seconds())
+        at = moment.now.timestamp()
         self._latencies.append((at, latency_seconds))
         audio_seconds = 0.0
         if isinstance(outcome, Transcribed):
@@ -114,9 +114,10 @@ class Tally:
     def _transcribed(self, outcome: Transcribed, at: float, latency_seconds: float) -> None:
         notes, recognised = outcome.notes, outcome.recognised
         assert notes.event is not None
-        self.transcribed[outcome.route.value, outcome.cached] += 1
+        self.transcribed[outcome.route, outcome.cached] += 1
         self.audio_seconds[outcome.cached] += recognised.audio_seconds
-        self._enter(outcome)
+        if outcome.attempts or notes.attempts:
+            self._enter(outcome)
         if outcome.wer is not None:
             self.wrong_words += outcome.wer.errors
             self.reference_words += outcome.wer.words
@@ -126,7 +127,7 @@ class Tally:
                 notes.event.event_id,
                 notes.event.tenant,
                 latency_seconds,
-                outcome.route.value,
+                outcome.route,
                 recognised.audio_seconds,
                 outcome.cached,
                 recognised.text[:_TEXT_CHARACTERS] if self._keep_texts else None,
@@ -134,12 +135,10 @@ class Tally:
         )
 
     def _dead_lettered(self, outcome: DeadLettered, at: float, latency_seconds: float) -> None:
-        self.dead_letters[outcome.reason.value] += 1
+        self.dead_letters[outcome.reason] += 1
         self._enter(outcome)
         text = outcome.detail[:_TEXT_CHARACTERS] if self._keep_texts else None
-        self.letters.append(
-            Latest(at, outcome.event_id, outcome.tenant, latency_seconds, outcome.reason.value, text=text)
-        )
+        self.letters.append(Latest(at, outcome.event_id, outcome.tenant, latency_seconds, outcome.reason, text=text))
 
     def _enter(self, outcome: Transcribed | DeadLettered) -> None:
         for attempt in attempts_of(outcome):

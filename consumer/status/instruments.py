@@ -44,7 +44,8 @@ def _sums(tally: Tally, vitals: Vitals) -> dict[Instrument, Reading]:
         ],
         catalogue.EVENTS: lambda: _events(tally),
         catalogue.DEAD_LETTERS: lambda: [
-            Observation(count, {"earwitness.reason": reason}) for reason, count in list(tally.dead_letters.items())
+            Observation(count, {"earwitness.reason": reason.value})
+            for reason, count in list(tally.dead_letters.items())
         ],
         catalogue.DEDUP_HITS: lambda: [
             Observation(sum(count for (_, cached), count in list(tally.transcribed.items()) if cached))

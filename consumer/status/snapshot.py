@@ -68,7 +68,7 @@ def _engine(vitals: Vitals) -> dict[str, Any] | None:
 def _totals(tally: Tally) -> dict[str, Any]:
     routes: dict[str, int] = {}
     for (route, _), count in tally.transcribed.items():
-        routes[route] = routes.get(route, 0) + count
+        routes[route.value] = routes.get(route.value, 0) + count
     return {
         "settled": tally.settled,
         "transcribed": sum(tally.transcribed.values()),
@@ -76,7 +76,7 @@ def _totals(tally: Tally) -> dict[str, Any]:
         "dead_lettered": sum(tally.dead_letters.values()),
         "moved": tally.moved,
         "routes": routes,
-        "reasons": dict(tally.dead_letters),
+        "reasons": {reason.value: count for reason, count in tally.dead_letters.items()},
         "audio_seconds": sum(tally.audio_seconds.values()),
         "cost_usd": float(sum(tally.cost_usd.values())),
         "wrong_words": tally.wrong_words,
@@ -86,4 +86,4 @@ def _totals(tally: Tally) -> dict[str, Any]:
 
 def _latest(outcomes: Iterable[Latest]) -> list[dict[str, Any]]:
     """The newest first."""
-    return [asdict(outcome) for outcome in reversed(list(outcomes))]
+    return [outcome._asdict() for outcome in reversed(list(outcomes))]

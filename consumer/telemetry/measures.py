@@ -29,6 +29,7 @@ from consumer.core.tally import Tally, attempts_of
 from consumer.telemetry import catalogue
 from consumer.telemetry.catalogue import Instrument
 from consumer.telemetry.spans import SPEECH_TO_TEXT, EventSpan
+from schemas.codes import Route
 
 Labels = tuple[tuple[str, str], ...]
 _HISTOGRAMS = [one for one in catalogue.INSTRUMENTS if one.kind is catalogue.Kind.HISTOGRAM]
@@ -52,29 +53,30 @@ class Measures:
             (messaging.MESSAGING_OPERATION_NAME, "commit"),
             (messaging.MESSAGING_OPERATION_TYPE, "settle"),
         )
+        # what nearly every event adds to, at hand: finding it by its labels takes as long as adding
+        self._processed_well = self._of(catalogue.PROCESS_DURATION, self._process)
+        self._routes: dict[Route, Distribution] = {}
+        self._stages: dict[str, Distribution] = {}
 
     def settled(self, outcome: Settlement, moment: Moment, writes: list[Write], span: EventSpan) -> None:
         """An outcome's transaction is committed."""
-        self.tally.add(outcome, moment, writes)
-        example = span.sampled
-        failed = ((ERROR_TYPE, outcome.reason.value),) if isinstance(outcome, DeadLettered) else ()
-        self._add(catalogue.PROCESS_DURATION, self._process + failed, time.monotonic() - span.began, example)
+        sampled, notes = span.sampled, outcome.notes
+        latency_seconds = max(0.0, (moment.now - notes.published_at).total_seconds())
+        self.tally.add(outcome, moment, writes, latency_seconds)
+        failed: Labels = ((ERROR_TYPE, outcome.reason.value),) if isinstance(outcome, DeadLettered) else ()
+        _add(self._processed(failed), time.monotonic() - span.began, sampled)
         if isinstance(outcome, Moved | Parked):
             return
-        notes, route = outcome.notes, outcome.route.value if isinstance(outcome, Transcribed) else "none"
-        total = max(0.0, (moment.now - notes.published_at).total_seconds())
-        self._add(catalogue.EVENT_DURATION, (("earwitness.route", route), *failed), total, example)
-        self._stage("commit", moment.commit_seconds, example)
-        if notes.fetch_seconds is not None:
-            self._stage("fetch", notes.fetch_seconds, example)
-        if notes.decode_seconds is not None:
-            self._stage("decode", notes.decode_seconds, example)
+        _add(self._taken(outcome.route if isinstance(outcome, Transcribed) else None, failed), latency_seconds, sampled)
+        self._stage("commit", moment.commit_seconds, sampled)
+        self._stage("fetch", notes.fetch_seconds, sampled)
+        self._stage("decode", notes.decode_seconds, sampled)
         if isinstance(outcome, Transcribed):
-            if outcome.queue_seconds is not None:
-                self._stage("queue", outcome.queue_seconds, example)
-            if outcome.infer_seconds is not None:
-                self._stage("infer", outcome.infer_seconds, example)
-        self._attempts(outcome, example)
+            self._stage("queue", outcome.queue_seconds, sampled)
+            self._stage("infer", outcome.infer_seconds, sampled)
+            if not outcome.attempts and not notes.attempts:
+                return
+        self._attempts(outcome, sampled)
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -87,20 +89,37 @@ class Measures:
             raise
         finally:
             labels = (*self._commit, (ERROR_TYPE, failed)) if failed else self._commit
-            self._add(catalogue.CLIENT_DURATION, labels, time.monotonic() - began, None)
+            _add(self._of(catalogue.CLIENT_DURATION, labels), time.monotonic() - began, None)
 
     def added_to(self, data: MetricsData) -> MetricsData:
         """What the SDK collected, and the histograms of this process with it. Called in the exporters' threads."""
         (resource,) = data.resource_metrics
         (scope,) = resource.scope_metrics  # the one meter's: the OTLP encoder knows a scope once
-        ours = [self._metric(one) for one in _HISTOGRAMS if self._found[one.name]]
+        ours = [metric for metric in map(self._metric, _HISTOGRAMS) if metric.data.data_points]
         whole = ScopeMetrics(scope.scope, [*scope.metrics, *ours], scope.schema_url)
         return MetricsData([ResourceMetrics(resource.resource, [whole], resource.schema_url)])
 
-    def _stage(self, stage: str, seconds: float, example: SpanContext | None) -> None:
-        self._add(catalogue.STAGE_DURATION, (("earwitness.stage", stage),), seconds, example)
+    def _stage(self, stage: str, seconds: float | None, sampled: SpanContext | None) -> None:
+        if seconds is None:
+            return
+        distribution = self._stages.get(stage)
+        if distribution is None:
+            distribution = self._stages[stage] = self._of(catalogue.STAGE_DURATION, (("earwitness.stage", stage),))
+        _add(distribution, seconds, sampled)
 
-    def _attempts(self, outcome: Transcribed | DeadLettered, example: SpanContext | None) -> None:
+    def _processed(self, failed: Labels) -> Distribution:
+        return self._of(catalogue.PROCESS_DURATION, self._process + failed) if failed else self._processed_well
+
+    def _taken(self, route: Route | None, failed: Labels) -> Distribution:
+        if failed or route is None:
+            return self._of(catalogue.EVENT_DURATION, (("earwitness.route", "none"), *failed))
+        distribution = self._routes.get(route)
+        if distribution is None:
+            labels: Labels = (("earwitness.route", route.value),)
+            distribution = self._routes[route] = self._of(catalogue.EVENT_DURATION, labels)
+        return distribution
+
+    def _attempts(self, outcome: Transcribed | DeadLettered, sampled: SpanContext | None) -> None:
         for attempt in attempts_of(outcome):
             labels: Labels = (
                 (gen_ai.GEN_AI_OPERATION_NAME, SPEECH_TO_TEXT),
@@ -108,15 +127,10 @@ class Measures:
                 (gen_ai.GEN_AI_REQUEST_MODEL, attempt.model),
                 *(((ERROR_TYPE, attempt.outcome),) if attempt.outcome != "ok" else ()),
             )
-            self._add(catalogue.ENGINE_DURATION, labels, attempt.seconds, example)
+            _add(self._of(catalogue.ENGINE_DURATION, labels), attempt.seconds, sampled)
 
-    def _add(self, instrument: Instrument, labels: Labels, value: float, sampled: SpanContext | None) -> None:
-        by_labels = self._found[instrument.name]
-        distribution = by_labels.get(labels)
-        if distribution is None:
-            distribution = by_labels[labels] = Distribution()
-        example = sampled and Example(value, time.time_ns(), sampled.trace_id, sampled.span_id)
-        distribution.add(value, example)
+    def _of(self, instrument: Instrument, labels: Labels) -> Distribution:
+        return self._found[instrument.name].setdefault(labels, Distribution())
 
     def _metric(self, instrument: Instrument) -> Metric:
         now_ns = time.time_ns()
@@ -138,7 +152,12 @@ class Measures:
                 ],
             )
             for labels, found in list(self._found[instrument.name].items())
+            if found.high >= found.low  # it has a value
         ]
         return Metric(
             instrument.name, instrument.text, instrument.unit, Histogram(points, AggregationTemporality.CUMULATIVE)
         )
+
+
+def _add(distribution: Distribution, value: float, sampled: SpanContext | None) -> None:
+    distribution.add(value, sampled and Example(value, time.time_ns(), sampled.trace_id, sampled.span_id))

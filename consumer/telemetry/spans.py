@@ -23,6 +23,9 @@ from consumer.core.model import Record
 
 _NANOSECONDS = 1_000_000_000
 _propagator = TraceContextTextMapPropagator()
+_NAME = "earwitness.consumer"
+_NO_TRACER = trace.NoOpTracer()
+_NOTHING = Context()
 SPEECH_TO_TEXT = "speech_to_text"
 """The conventions for generative AI name no such operation yet; this is what their open proposal calls it."""
 
@@ -38,10 +41,11 @@ class EventSpan:
         self._tracer = tracer
         self._span = span
         self._is_recording = span.is_recording()
+        self._is_traced = span is not trace.INVALID_SPAN
         self.began = time.monotonic()
         self._reached_ns = 0
         """Until when the stages are drawn."""
-        self.context = trace.set_span_in_context(span, Context())
+        self.context = trace.set_span_in_context(span, _NOTHING) if self._is_traced else _NOTHING
 
     @property
     def sampled(self) -> SpanContext | None:
@@ -51,12 +55,14 @@ class EventSpan:
     def headers(self) -> dict[str, str]:
         """W3C headers by which others continue this trace; none if nothing is traced."""
         carrier: dict[str, str] = {}
+        if not self._is_traced:
+            return carrier
         _propagator.inject(carrier, self.context)
         return carrier
 
     def use(self) -> None:
         """The calling task works for this event: its log lines, calls and batches belong to the trace."""
-        if self._span.get_span_context().is_valid:
+        if self._is_traced:
             attach(self.context)  # for as long as the task lives
 
     def received(self, published_at: datetime) -> None:
@@ -82,6 +88,8 @@ class EventSpan:
 
     def identified(self, event_id: str, tenant: str) -> None:
         """The record was readable."""
+        if not self._is_recording:
+            return
         self._span.set_attribute(messaging.MESSAGING_MESSAGE_ID, event_id)
         self.note(event_id=event_id, tenant=tenant)
 
@@ -105,16 +113,20 @@ class EventSpan:
 
 
 class Tracing:
-    """Makes the spans of one consumer group."""
+    """Makes the spans of one consumer group; without an exporter they only pass the sender's context on."""
 
     def __init__(self, group_id: str) -> None:
-        self._tracer = trace.get_tracer("earwitness.consumer")
+        provider = trace.get_tracer_provider()
+        # the API's own stand-in: nobody has set one up
+        self._tracer = None if isinstance(provider, trace.ProxyTracerProvider) else provider.get_tracer(_NAME)
         self._group_id = group_id
 
     def process(self, record: Record) -> EventSpan:
         """The span of a record, child of whoever sent it."""
         carrier = {name: value.decode("latin-1") for name, value in record.headers if name.startswith("trace")}
-        parent = _propagator.extract(carrier, Context()) if carrier else Context()
+        parent = _propagator.extract(carrier, Context()) if carrier else _NOTHING
+        if self._tracer is None:
+            return EventSpan(_NO_TRACER, trace.get_current_span(parent) if carrier else trace.INVALID_SPAN)
         sender = trace.get_current_span(parent).get_span_context()
         span = self._tracer.start_span(
             f"process {record.topic}",
@@ -128,9 +140,7 @@ class Tracing:
                 messaging.MESSAGING_DESTINATION_PARTITION_ID: str(record.partition),
                 messaging.MESSAGING_KAFKA_OFFSET: record.offset,
                 messaging.MESSAGING_CONSUMER_GROUP_NAME: self._group_id,
-                **(
-                    {messaging.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode("utf-8", "replace")} if record.key else {}
-                ),
+                **_key(record),
             },
             links=[Link(sender)] if sender.is_valid else None,
         )

@@ -2,8 +2,11 @@
 
 ``python -m tests.bench.telemetry_price [--events 20000] [--pairs 4] [--out FILE.json]``: a real broker and a real
 service process for each run, on fresh topics with the same events, in turns: with everything off, with metrics (the
-HTTP port, scraped each second, and OTLP), and with metrics and traces of a sampled share of the events. What "off"
-costs against no telemetry at all is too little to be seen so: it is counted in microseconds of the calls that are left.
+HTTP port, scraped every five seconds, and OTLP as often), and with metrics and traces of a sampled share of the
+events. What "off" costs against no telemetry at all is too little to be seen so: it is counted in microseconds of the
+calls that are left.
+
+The price is that of processor time for an event: the service is bound by it, and it is the same on a busy machine.
 """
 
 import argparse
@@ -32,10 +35,12 @@ from consumer.kafka.topics import create
 from consumer.settings import Settings
 from consumer.telemetry.spans import Tracing
 from schemas.models import utc_now
+from tests.bench.processes import cpu_seconds
 from tests.bench.throughput import make_recordings, publish, wait_for
 from tests.support.service import serving
 
 OFF, METRICS = "off", "metrics"
+_EVERY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ class Kind:
     def environment(self, endpoint: str) -> dict[str, str]:
         if self.name == OFF:
             return {}
-        common = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
+        interval_ms = f"{1000 * _EVERY_SECONDS:.0f}"
+        common = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": interval_ms}
         if self.sampled is None:
             return {**common, "OTEL_TRACES_EXPORTER": "none"}
         return {
@@ -88,11 +94,11 @@ def collector() -> Iterator[str]:
 
 @contextmanager
 def scraped(port: int) -> Iterator[None]:
-    """Look at ``/metrics`` each second, as Prometheus would at its most eager."""
+    """Look at ``/metrics`` every five seconds; Prometheus by itself looks each minute."""
     stop = threading.Event()
 
     def look() -> None:
-        while port and not stop.wait(1.0):
+        while port and not stop.wait(_EVERY_SECONDS):
             with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
                 answer.read()
 
@@ -105,8 +111,16 @@ def scraped(port: int) -> Iterator[None]:
         thread.join()
 
 
-async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, asked: argparse.Namespace) -> float:
-    """Events a second, from the first lane's opening until the group has committed everything."""
+@dataclass(frozen=True, slots=True)
+class Run:
+    """From the first lane's opening until the group has committed everything."""
+
+    events_per_second: float
+    cpu_microseconds: float
+    """Of the service, for each event."""
+
+
+async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, asked: argparse.Namespace) -> Run:
     name = f"telemetry-{number}-{kind.name}".replace(" ", "-").replace("%", "")
     port = 0 if kind.name == OFF else free_ports(1)[0]
     settings = Settings(
@@ -121,20 +135,21 @@ async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, aske
     )
     await create(settings)
     publish(settings, make_recordings(folder), asked.events)
-    with collector() as endpoint, scraped(port):
+    with collector() as endpoint:
         async with serving(settings, **kind.environment(endpoint)) as service:
             consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": settings.group_id})
             rows = [TopicPartition(settings.topics.events, partition) for partition in range(settings.partitions)]
             ends = {row.partition: consumer.get_watermark_offsets(row)[1] for row in rows}
             await service.until_log("lane_open")
-            begun = time.monotonic()
-            await asyncio.to_thread(
-                wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
-            )
-            seconds = time.monotonic() - begun
+            begun, used = time.monotonic(), cpu_seconds(service.process.pid)
+            with scraped(port):
+                await asyncio.to_thread(
+                    wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
+                )
+            seconds, used = time.monotonic() - begun, cpu_seconds(service.process.pid) - used
             consumer.close()
             await service.stop()
-    return float(asked.events / seconds)
+    return Run(asked.events / seconds, used / asked.events * 1e6)
 
 
 def off_microseconds(repeats: int = 50_000) -> float:
@@ -156,26 +171,31 @@ def off_microseconds(repeats: int = 50_000) -> float:
 async def compare(asked: argparse.Namespace) -> dict[str, Any]:
     """Rounds of one run each, every other one backwards, after one that does not count."""
     kinds = [Kind(OFF), Kind(METRICS), *(Kind(f"metrics and {share:.0%} traced", share) for share in asked.sampled)]
-    rates: dict[str, list[float]] = {kind.name: [] for kind in kinds}
+    runs: dict[str, list[Run]] = {kind.name: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as name, LocalKafka(Path(name) / "kafka") as kafka:
         for number in range(asked.pairs + 1):
             for kind in kinds[:: 1 if number % 2 else -1]:
-                rate = await one_run(kafka, Path(name), kind, number, asked)
-                print(f"{'warm-up' if not number else f'round {number}'}: {kind.name} {rate:,.0f} events/s", flush=True)
+                run = await one_run(kafka, Path(name), kind, number, asked)
+                rate, cost = f"{run.events_per_second:,.0f} events/s", f"{run.cpu_microseconds:.0f} µs of CPU each"
+                print(f"{f'round {number}' if number else 'warm-up'}: {kind.name}: {rate}, {cost}", flush=True)
                 if number:
-                    rates[kind.name].append(rate)
+                    runs[kind.name].append(run)
     prices = {
-        name: statistics.median(1 - rate / off for rate, off in zip(found, rates[OFF], strict=True))
-        for name, found in rates.items()
+        name: statistics.median(
+            1 - off.cpu_microseconds / run.cpu_microseconds for run, off in zip(found, runs[OFF], strict=True)
+        )
+        for name, found in runs.items()
         if name != OFF
     }
     off_us = off_microseconds()
+    off_event_us = statistics.median(run.cpu_microseconds for run in runs[OFF])
     return {
         "events": asked.events,
-        "events_per_second": {name: [round(rate) for rate in found] for name, found in rates.items()},
+        "events_per_second": {name: [round(run.events_per_second) for run in found] for name, found in runs.items()},
+        "cpu_microseconds": {name: [round(run.cpu_microseconds) for run in found] for name, found in runs.items()},
         "price": {name: round(price, 3) for name, price in prices.items()},
         "off_microseconds_an_event": round(off_us, 2),
-        "off_price": round(off_us * 1e-6 * statistics.median(rates[OFF]), 4),
+        "off_price": round(off_us / off_event_us, 4),
         "cores": os.cpu_count(),
         "machine": platform.platform(),
     }

@@ -73,7 +73,7 @@ def test_the_sums_are_those_of_a_recount_of_the_metric_events(told: list[tuple[S
         now += timedelta(seconds=passed)
         moment = Moment(now, 0.1)
         writes = outcome.writes(TOPICS, moment, 1_000_000)
-        tally.add(outcome, moment, writes)
+        tally.add(outcome, moment, writes, passed)
         sent.update(write.topic for write in writes)
         metrics += [json.loads(write.value or b"") for write in writes if write.topic == TOPICS.metrics]
     _agrees(tally, metrics)
@@ -110,7 +110,7 @@ def _tell(tally: Tally, *latencies: float) -> float:
             Route.LOCAL,
             cached=False,
         )
-        tally.add(outcome, Moment(START + timedelta(seconds=seconds), 0.1), [])
+        tally.add(outcome, Moment(START + timedelta(seconds=seconds), 0.1), [], seconds)
     return (START + timedelta(seconds=max(latencies))).timestamp()
 
 
@@ -128,7 +128,7 @@ def test_texts_are_kept_only_where_they_may_be_shown(keeps: bool, text: str | No
     tally = Tally(keep_texts=keeps)
     _tell(tally, 1.0)
     told = Moment(START, 0.1)
-    tally.add(DeadLettered(_notes(), Reason.POISON, "secret", "e", "t"), told, [])
+    tally.add(DeadLettered(_notes(), Reason.POISON, "secret", "e", "t"), told, [], 0.0)
     assert [latest.text for latest in (*tally.transcripts, *tally.letters)] == [text, text]
 
 
