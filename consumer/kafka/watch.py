@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from pydantic import ValidationError
 
-from consumer.core.alerts import WEEK_SECONDS, Alerts, LagTrend, Limits, Windows
+from consumer.core.alerts import DAY_SECONDS, WEEK_SECONDS, Alerts, LagTrend, Limits, Windows
 from consumer.core.backoff import RetryPolicy
 from consumer.core.outcomes import Write
 from consumer.errors import FencedError, ServiceError
@@ -36,6 +36,8 @@ EVERY_SECONDS = 5.0
 """Between two looks at the windows."""
 BACKOFF = RetryPolicy(first_seconds=1.0, max_seconds=60.0)
 _LAG_SECONDS = 5.0
+_NO_WORD_ERRORS = (b'"wer":null', b'"disagreement":null')
+"""In a metric event as the service writes it."""
 _LOOK_SECONDS = 1.0
 """How soon a fatal error of the group comes out."""
 
@@ -89,8 +91,8 @@ class _Watcher:
             async with aclosing(reader.follow(await reader.starts(self._topics.metrics, to_ms(since)))) as batches:
                 async for records, at_the_ends in batches:
                     now = self._clock()
-                    for metric in map(metric_of, records):
-                        if metric is not None:
+                    for record in records:
+                        if _counts(record, now) and (metric := metric_of(record)) is not None:
                             windows.add(metric, now)
                     if not at_the_ends or loop.time() < due:
                         continue
@@ -139,6 +141,12 @@ async def last_alerts(reader: Reader, topic: str) -> dict[str, Alert]:
             else:
                 found[alert.name] = alert
     return found
+
+
+def _counts(record: ConsumerRecord, now: datetime) -> bool:
+    """Of what is older than a day only word errors count. Most events have none: decoding those would take minutes."""
+    old = record.timestamp < to_ms(now - timedelta(seconds=DAY_SECONDS))
+    return not old or any(nothing not in (record.value or b"") for nothing in _NO_WORD_ERRORS)
 
 
 async def _sample(trend: LagTrend, lag: Lag, now: datetime) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 import orjson
 import pytest
 
+from consumer.kafka.reading import to_ms
 from consumer.kafka.watch import watch
 from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.codes import Reason
-from schemas.models import TranscriptionMetric, utc_now
+from schemas.models import TranscriptionMetric, WordErrors, utc_now
 from schemas.topics import Topics
 from tests.support.kafka import Broker, Written, read_topic, write_records
 from tests.support.metrics import metric
@@ -27,8 +28,11 @@ pytestmark = pytest.mark.kafka
 Clock = Callable[[], datetime]
 
 
-async def write(settings: Settings, *found: TranscriptionMetric | bytes) -> None:
-    records = [Written(one if isinstance(one, bytes) else encode(one), b"%d" % n) for n, one in enumerate(found)]
+async def write(settings: Settings, *found: TranscriptionMetric | bytes, written: datetime | None = None) -> None:
+    """Write metric events, or what is none, as if it was then."""
+    at_ms = None if written is None else to_ms(written)
+    values = [one if isinstance(one, bytes) else encode(one) for one in found]
+    records = [Written(value, b"%d" % number, timestamp_ms=at_ms) for number, value in enumerate(values)]
     await asyncio.to_thread(write_records, settings.kafka_bootstrap_servers, settings.topics.metrics, records)
 
 
@@ -80,6 +84,18 @@ async def test_an_alert_is_raised_once_across_restarts_and_cleared_by_whoever_wa
 
     async with watching(kafka_settings, flying(utc_now() + timedelta(hours=2))):
         await until_alerts(kafka_settings, slow, raised, ("latency_high", "cleared"), ("dead_letters", "cleared"))
+
+
+async def test_after_a_restart_quality_is_still_compared_with_the_week_before(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    settings = kafka_settings.model_copy(update={"alert_min_words": 1000})
+    before = utc_now() - timedelta(days=3)
+    good = metric(before, wer=WordErrors(errors=100, words=1000))
+    await write(settings, *[metric(before)] * 10, *[good] * 5, written=before)
+    await write(settings, *[metric(utc_now(), wer=WordErrors(errors=200, words=1000))] * 2)
+    async with watching(settings):
+        await until_alerts(settings, ("quality_drop", "raised"))
 
 
 async def test_of_two_who_watch_one_speaks_and_the_other_takes_over(kafka_settings: Settings, topics: Topics) -> None:
