@@ -5,6 +5,7 @@
     │   └── LaneError        one lane cannot be opened or trusted; the process stops
     ├── FencedError          another owner has the lane: be silent, publish nothing
     ├── EventError           settle this event with a dead letter; the next event with the same bytes may do better
+    │   ├── BudgetExhaustedError  serve it without an API, or not before a certain time
     │   └── TransientError   try again with back-off, within attempts and deadline
     │       ├── SlowDownError  the other side asks for patience; nothing is broken
     │       └── MachineError   this machine is at fault (its disk): no event may pay for it
@@ -13,6 +14,7 @@
 Every one of the last three carries a reason code and a detail that says what went wrong and what to do.
 """
 
+from datetime import datetime
 from typing import ClassVar
 
 from schemas.codes import Reason
@@ -52,6 +54,15 @@ class ReasonedError(EarwitnessError):
 
 class EventError(ReasonedError):
     """The event cannot be served: its address, its deadline, its wish."""
+
+
+class BudgetExhaustedError(EventError):
+    """What it would cost is not left of a budget before ``until``, in ``wait_seconds``."""
+
+    def __init__(self, detail: str, until: datetime, wait_seconds: float) -> None:
+        super().__init__(Reason.BUDGET_EXHAUSTED, detail)
+        self.until = until
+        self.wait_seconds = wait_seconds
 
 
 class TransientError(EventError):

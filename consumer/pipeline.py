@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
+from consumer.core.budget import UNLIMITED, Purse
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
 from consumer.core.model import Record, Recording, Urgency, Wish
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Settlement, Transcribed
@@ -71,7 +72,9 @@ class Pipeline:
         memory: Memory,
         tracing: Tracing,
         partitions: Callable[[], int],
+        purse: Callable[[int, str], Purse] = lambda *_: UNLIMITED,
     ) -> None:
+        """``purse`` gives what pays for a tenant's events in a partition."""
         self._settings = settings
         self._recordings = recordings
         self._engine = engine
@@ -79,6 +82,7 @@ class Pipeline:
         self._memory = memory
         self._tracing = tracing
         self._partitions = partitions
+        self._purse = purse
 
     async def settle(self, record: Record) -> Settled:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
@@ -137,7 +141,8 @@ class Pipeline:
             if left_seconds <= 0:
                 due = notes.published_at + timedelta(seconds=event.deadline_seconds)
                 raise _too_late(f"the deadline was {due:%Y-%m-%d %H:%M:%S} UTC, before work on it could begin")
-        wish = Wish(event.language or self._settings.language, Urgency(critical=event.critical), deadline)
+        purse = self._purse(notes.record.partition, event.tenant)
+        wish = Wish(event.language or self._settings.language, Urgency(critical=event.critical), deadline, purse=purse)
         return replace(wish, language=self._engine.language_of(wish))
 
     async def _carry(self, journey: _Journey) -> tuple[Settlement, Flight | None]:

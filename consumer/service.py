@@ -7,22 +7,25 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 from consumer.audio.decoder import DecoderPool
 from consumer.audio.fetch import Fetcher
 from consumer.audio.recordings import Recordings
 from consumer.audio.spool import Spool
+from consumer.core.budget import UNLIMITED
 from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.engines.choose import choose_engine, profile_of
 from consumer.engines.hybrid import HybridEngine
 from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
+from consumer.kafka.client import connection
 from consumer.kafka.intake import Intake
 from consumer.kafka.lane_parts import Work
 from consumer.kafka.member import member
+from consumer.kafka.spending import Spending, limits_of
 from consumer.pipeline import Pipeline
 from consumer.settings import Settings
 from consumer.settled import Memory
@@ -36,10 +39,10 @@ log = logging.getLogger(__name__)
 async def serve(settings: Settings) -> None:
     """Run until a signal asks to drain. Raises ServiceError when a promise cannot be kept."""
     with exporting("earwitness"), _signals() as stopping, monitored_loop() as loop_monitor:
-        await topics.check(settings)
+        spending = _spending(settings, lanes=await topics.check(settings))
         try:
             async with hearing(settings) as (recordings, engine):
-                await _serve(settings, recordings, engine, stopping)
+                await _serve(settings, recordings, engine, stopping, spending)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
         log.info(
@@ -84,7 +87,19 @@ async def hearing(settings: Settings) -> AsyncIterator[tuple[Recordings, HybridE
         yield recordings, engine
 
 
-async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngine, stopping: "_Stopping") -> None:
+def _spending(settings: Settings, lanes: int) -> Spending | None:
+    """The budgets; None if none is set: then nothing of them costs anything."""
+    limits = limits_of(settings)
+    return Spending(limits, lanes, topic=settings.topics.budget, group_id=settings.group_id) if limits else None
+
+
+async def _serve(
+    settings: Settings,
+    recordings: Recordings,
+    engine: HybridEngine,
+    stopping: "_Stopping",
+    spending: Spending | None,
+) -> None:
     clock = asyncio.get_running_loop().time
     slices = DedupSlices()
     async with asyncio.TaskGroup() as tasks:
@@ -100,10 +115,12 @@ async def _serve(settings: Settings, recordings: Recordings, engine: HybridEngin
                 memory=memory,
                 tracing=Tracing(settings.group_id),
                 partitions=intake.partitions,
+                purse=spending.purse if spending is not None else lambda *_: UNLIMITED,
             )
 
         try:
-            async with member(settings, slices, make_work, engine.set_share) as intake:
+            following = spending.following(connection(settings), tasks) if spending is not None else nullcontext()
+            async with following, member(settings, slices, make_work, engine.set_share, spending) as intake:
                 stopping.from_now_on(intake.drain)
                 await intake.run()
         finally:

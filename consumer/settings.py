@@ -56,6 +56,18 @@ Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list; in the environment comma-separated."""
 
 
+def _tenant_budgets(value: list[str]) -> list[str]:
+    for entry in value:
+        tenant, equals, usd = entry.rpartition("=")
+        if not (equals and tenant and re.fullmatch(r"\d+(\.\d+)?", usd)):
+            raise ValueError(f"{entry!r} is not TENANT=USD, as in acme=5")
+    return value
+
+
+TenantBudgets = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_tenant_budgets)]
+"""`tenant=usd`, a list; in the environment comma-separated."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set; ``earwitness config`` prints it with where each value came from."""
 
@@ -81,7 +93,7 @@ class Settings(BaseSettings):
     partition_assignor: Literal["range", "roundrobin", "sticky"] = "sticky"
     """`sticky` keeps lanes where they are when processes come and go; the same in the whole group."""
     topic_prefix: str = "audio"
-    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`."""
+    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.budget`."""
     partitions: PositiveInt = 12
     """Partitions of each topic when `topics create` makes them; the upper limit of processes that share the work."""
     replication_factor: int = Field(default=-1, ge=-1)
@@ -198,6 +210,12 @@ class Settings(BaseSettings):
     """Overrides the built-in price of `api_model`; needed for models that the price table does not know."""
     critical_route: Literal["local", "api"] = "local"
     """Who serves events marked `critical`."""
+    budget_usd_per_day: NonNegativeFloat | None = None
+    """What the group may pay to APIs in a UTC day, restarts and crashes included; absent: no limit."""
+    budget_usd_per_month: NonNegativeFloat | None = None
+    """The same for a UTC month."""
+    tenant_budget_usd_per_day: TenantBudgets = Field(default_factory=list)
+    """What may be paid for a tenant in a UTC day, comma-separated (`acme=5,beta=0.50`); others have none of theirs."""
     breaker_failures: PositiveInt = 5
     """Failures in a row after which an engine is left alone."""
     breaker_reset_seconds: PositiveFloat = 15.0

@@ -41,6 +41,10 @@ class Topics:
         return f"{self.prefix}.dead-letters"
 
     @property
+    def budget(self) -> str:
+        return f"{self.prefix}.budget"
+
+    @property
     def review(self) -> str:
         """Which dead letters were handled: kept by whoever reviews them, made when the first one is."""
         return f"{self.prefix}.review"
@@ -64,6 +68,10 @@ class Topics:
                 {**roomy, "cleanup.policy": "compact", "delete.retention.ms": str(90 * 24 * 3600 * 1000)},
             ),
             TopicSpec(self.dead_letters, partitions, roomy),
+            # One key for each lane, written often while an API is paid: small segments are compacted soon.
+            TopicSpec(
+                self.budget, partitions, {**roomy, "cleanup.policy": "compact", "segment.bytes": str(8 * 1024 * 1024)}
+            ),
         ]
 
 

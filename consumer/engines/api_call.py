@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from openai import AsyncOpenAI, omit
 
 from consumer.core.breaker import Breaker
+from consumer.core.budget import Exhausted, Grant
 from consumer.core.model import Recording, Wish
-from consumer.core.prices import ApiModel
+from consumer.core.prices import ApiModel, microusd
 from consumer.engines.api_answer import HeardPart, Usage, estimated, heard_part, usage_of
 from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of
 from consumer.engines.api_gate import ApiGate
 from consumer.engines.api_upload import Part, encode_part
-from consumer.errors import SlowDownError, TransientError
+from consumer.errors import BudgetExhaustedError, SlowDownError, TransientError
 from consumer.retrying import AttemptsExhaustedError
 from schemas.codes import Reason
 from schemas.models import Attempt
@@ -63,21 +64,32 @@ class ApiCaller:
 
     async def hear(self, ask: Ask, ledger: Ledger) -> HeardPart:
         """One try. Raises TransientError where another try makes sense, AttemptsExhaustedError where only a
-        later or another engine's does, RecordingError or EventError where none does.
+        later or another engine's does, RecordingError or EventError where none does; among the last,
+        BudgetExhaustedError.
         """
         if not self._breaker.would_allow(self._clock()):
             raise self._left_alone()
+        most_microusd = self._model.most_microusd(ask.part.audio_seconds)
+        if (exhausted := ask.wish.purse.exhausted(most_microusd)) is not None:
+            raise _unaffordable(exhausted)
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
         async with self._gate.turn(ask.part.audio_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most):
             ledger.queue_seconds += self._clock() - queued
             body = await asyncio.to_thread(encode_part, ask.recording, ask.part)
-            if not self._breaker.allow(self._clock()):
-                raise self._left_alone()
-            ask.wish.begins()
-            return await self._send(ask, body, ledger)
+            # last of all: what is granted counts in the day in which it is sent
+            grant = await ask.wish.purse.reserve(most_microusd)
+            if isinstance(grant, Exhausted):
+                raise _unaffordable(grant)
+            try:
+                if not self._breaker.allow(self._clock()):
+                    raise self._left_alone()
+                ask.wish.begins()
+                return await self._send(ask, body, ledger, grant)
+            finally:
+                grant.settle(0)  # unless a ledger line said otherwise
 
-    async def _send(self, ask: Ask, body: bytes, ledger: Ledger) -> HeardPart:
+    async def _send(self, ask: Ask, body: bytes, ledger: Ledger, grant: Grant) -> HeardPart:
         started = self._clock()
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -85,15 +97,19 @@ class ApiCaller:
         except asyncio.CancelledError:
             # nobody will read the answer, but the API may have worked on it
             self._breaker.abandon(self._clock())
-            self._enter(ledger, ask.part, started, Reason.ENGINE_FAILED, estimated(self._model, ask.part.audio_seconds))
+            usage = estimated(self._model, ask.part.audio_seconds)
+            self._enter(ledger, grant, ask.part, started, Reason.ENGINE_FAILED, usage)
             raise
         except Exception as error:
-            raise self._failed(meaning_of(error, time.time(), self._api_key), ask.part, started, ledger) from error
+            raise self._failed(
+                meaning_of(error, time.time(), self._api_key), ask.part, started, ledger, grant
+            ) from error
         heard = heard_part(answer, ask.part)
         if heard is None:
-            raise self._failed(garbled("something else"), ask.part, started, ledger)
+            raise self._failed(garbled("something else"), ask.part, started, ledger, grant)
         self._breaker.record_success(self._clock())
-        self._enter(ledger, ask.part, started, "ok", usage_of(answer, self._model, ask.part.audio_seconds))
+        usage = usage_of(answer, self._model, ask.part.audio_seconds)
+        self._enter(ledger, grant, ask.part, started, "ok", usage)
         return heard
 
     async def _request(self, body: bytes, language: str | None) -> object:
@@ -113,8 +129,8 @@ class ApiCaller:
             include=["logprobs"] if self._model.logprobs else omit,
         )
 
-    def _failed(self, meaning: Meaning, part: Part, started: float, ledger: Ledger) -> Exception:
-        """Tell the breaker, the gate and the ledger; the exception to raise."""
+    def _failed(self, meaning: Meaning, part: Part, started: float, ledger: Ledger, grant: Grant) -> Exception:
+        """Tell the breaker, the gate, the ledger and the budget; the exception to raise."""
         error, now = meaning.error, self._clock()
         if meaning.blame is Blame.TRIP:
             self._breaker.trip(error.detail, now)
@@ -125,14 +141,15 @@ class ApiCaller:
         else:
             self._breaker.record_success(now)  # it read the request and judged it
         usage = estimated(self._model, part.audio_seconds) if meaning.maybe_billed else Usage(0.0, "estimated")
-        self._enter(ledger, part, started, error.reason, usage)
+        self._enter(ledger, grant, part, started, error.reason, usage)
         if isinstance(error, SlowDownError) and error.retry_after_seconds is not None:
             self._gate.hold(min(error.retry_after_seconds, self._timeout_seconds))
         if isinstance(error, TransientError) and not meaning.again:
             return AttemptsExhaustedError(error, 1, error.detail)
         return error
 
-    def _enter(self, ledger: Ledger, part: Part, started: float, outcome: str, usage: Usage) -> None:
+    def _enter(self, ledger: Ledger, grant: Grant, part: Part, started: float, outcome: str, usage: Usage) -> None:
+        grant.settle(microusd(usage.cost_usd))
         seconds = self._clock() - started
         ledger.infer_seconds += seconds
         ledger.attempts.append(
@@ -154,3 +171,8 @@ class ApiCaller:
         return AttemptsExhaustedError(
             SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait or None), 0, detail
         )
+
+
+def _unaffordable(exhausted: Exhausted) -> BudgetExhaustedError:
+    detail = f"a budget leaves too little for the API before {exhausted.until:%Y-%m-%d %H:%M:%S} UTC; raise it, or wait"
+    return BudgetExhaustedError(detail, exhausted.until, exhausted.wait_seconds)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from consumer.core.backoff import RetryPolicy
 from consumer.core.breaker import BreakerState
 from consumer.core.model import Engine, Heard, Recording, Wish
+from consumer.core.prices import total_usd
 from consumer.core.router import Go, Refuse, Router, Side, SideState
 from consumer.engines.guard import Breakers, Guarded, breaker_of, default_breakers, guarded_by
 from consumer.engines.openai_api import OpenAIEngine
-from consumer.errors import EventError, ReasonedError, SlowDownError, TransientError
+from consumer.errors import BudgetExhaustedError, EventError, ReasonedError, SlowDownError, TransientError
 from consumer.settings import Settings
 from schemas.codes import Reason, Route
 from schemas.models import Attempt
@@ -38,6 +39,8 @@ class _Journey:
     failures: int = 0
     own_failures: dict[Side, int] = field(default_factory=dict)
     unfit: dict[Side, ReasonedError] = field(default_factory=dict)
+    unpaid: dict[Side, tuple[float, BudgetExhaustedError]] = field(default_factory=dict)
+    """Sides that a budget keeps it from, and until when on the clock."""
 
 
 class HybridEngine:
@@ -109,8 +112,9 @@ class HybridEngine:
     async def transcribe(self, recording: Recording, wish: Wish) -> tuple[Heard, Route]:
         """The words and the way they were found; all tries, failed ones too, are in ``Heard.attempts``.
 
-        Raises RecordingError, and EventError for ``deadline_exceeded``, ``unsupported_language`` and
-        ``attempts_exhausted``; each with the tries so far in ``attempts``.
+        Raises RecordingError, and EventError for ``deadline_exceeded``, ``unsupported_language``,
+        ``attempts_exhausted`` and, where no other engine may serve it for longer than a minute, ``budget_exhausted``
+        (BudgetExhaustedError); each with the tries so far in ``attempts``.
         """
         journey = _Journey(recording, wish)
         self._find_unfit(journey)
@@ -121,6 +125,7 @@ class HybridEngine:
                     raise _refused(journey)
                 self._check_deadline(journey)
                 if not isinstance(decision, Go):
+                    self._check_money(journey)
                     await self._wait(journey, self._breaker_wait(journey))
                 elif (heard := await self._try(decision.side, journey)) is not None:
                     return _with_history(heard, journey), decision.route
@@ -139,6 +144,10 @@ class HybridEngine:
             return None
         try:
             heard = await guarded.engine.transcribe(journey.recording, journey.wish)
+        except BudgetExhaustedError as error:
+            journey.attempts += error.attempts
+            journey.unpaid[side] = (self._clock() + error.wait_seconds, error)
+            return None
         except TransientError as error:
             self._enter_failure(guarded, journey, error, started)
             await self._after_failure(side, journey, error, served_before)
@@ -201,12 +210,26 @@ class HybridEngine:
             return SideState.ABSENT
         if side in journey.unfit:
             return SideState.UNFIT
-        return SideState.READY if guarded.breaker.would_allow(self._clock()) else SideState.DOWN
+        is_ready = guarded.breaker.would_allow(self._clock()) and not self._money_wait(side, journey)
+        return SideState.READY if is_ready else SideState.DOWN
+
+    def _money_wait(self, side: Side, journey: _Journey) -> float:
+        """Seconds until a budget may have enough for it."""
+        until, _ = journey.unpaid.get(side, (0.0, None))
+        return max(0.0, until - self._clock())
+
+    def _check_money(self, journey: _Journey) -> None:
+        """Whoever can only be served for money that is not there need not wait here."""
+        waits = [self._money_wait(side, journey) for side in self._sides if side not in journey.unfit]
+        if min(waits) > _LONGEST_WAIT_SECONDS:
+            raise min(journey.unpaid.values(), key=lambda unpaid: unpaid[0])[1]
 
     def _breaker_wait(self, journey: _Journey) -> float:
         now = self._clock()
         waits = [
-            guarded.breaker.wait_seconds(now) for side, guarded in self._sides.items() if side not in journey.unfit
+            max(guarded.breaker.wait_seconds(now), self._money_wait(side, journey))
+            for side, guarded in self._sides.items()
+            if side not in journey.unfit
         ]
         # a recording that has failed already lets fresh ones go first as the probe: it may be at fault itself
         return min(waits) + min(_LATEST_SECONDS, _LATE_SECONDS * journey.failures)
@@ -261,8 +284,8 @@ class HybridEngine:
 def _with_history(heard: Heard, journey: _Journey) -> Heard:
     if not journey.attempts:
         return heard
-    earlier_usd = sum(attempt.cost_usd for attempt in journey.attempts)
-    return replace(heard, attempts=[*journey.attempts, *heard.attempts], cost_usd=heard.cost_usd + earlier_usd)
+    attempts = [*journey.attempts, *heard.attempts]
+    return replace(heard, attempts=attempts, cost_usd=total_usd(attempt.cost_usd for attempt in attempts))
 
 
 def _refused(journey: _Journey) -> EventError:

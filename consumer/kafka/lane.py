@@ -61,9 +61,9 @@ class Lane:
         self._held = False
         self._is_clean = False
         """The last commit said that the lane closes in order."""
-        self._hopeless = 0
-        self._stalls = 0
+        self._hopeless = self._stalls = 0
         self._handover: asyncio.Future[None] | None = None
+        commits.wakes(self._wake.set)
 
     # what the consumer asks and says
 
@@ -275,7 +275,7 @@ class Lane:
 
     async def _until_due(self) -> None:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
-        while not (self._ready or self._handover or self._trial or self._is_idle_behind() or self._goes_on()):
+        while not (self._ready or self._handover or self._trial or self._is_idle_behind() or self._has_more_to_say()):
             self._wake.clear()
             await self._wake.wait()
         settings, loop = self._parts.settings, asyncio.get_running_loop()
@@ -332,9 +332,9 @@ class Lane:
                 await asyncio.sleep(0)
         return writes
 
-    def _goes_on(self) -> bool:
-        """Whether the last word that it closes is not true any more: the partition was kept after all."""
-        return self._is_clean and not self._held
+    def _has_more_to_say(self) -> bool:
+        """The last word was that it closes, and the partition was kept after all; or money is waited for."""
+        return not self._held and (self._is_clean or self._commits.is_due())
 
     def _is_tried(self) -> bool:
         """Whether all that is on trial has its outcome, and nothing more can come."""

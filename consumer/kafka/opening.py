@@ -3,7 +3,7 @@
 1. its producer starts: the previous owner is fenced, and what it left open is ended
 2. a sentinel is committed to its dedup partition, and its offset kept
 3. the committed offset and metadata are read: only now is that a stable read
-4. its dedup slice is restored until the sentinel has been read
+4. its dedup slice is restored until the sentinel has been read; so is its part of the budgets, if there are any
 5. the partition must still be assigned
 6. that it is open is committed, so that a death from now on is noticed
 7. it seeks, and takes records
@@ -53,6 +53,7 @@ class Opening:
         """
         sentinel = await commits.take_over()
         last = await commits.read_last()
+        await commits.restore_account(self.connection, progress)
         slice_ = DedupSlice(self.folder)
         try:
             dedup = TopicPartition(self.dedup_topic, partition.partition)

@@ -45,7 +45,6 @@ IMPURE = {
 HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "librosa", "numba")
 
 RESERVED: dict[str, str] = {
-    "Reason.BUDGET_EXHAUSTED": "of the contract; given once spending has a limit",
     "Route.DEADLINE": "of the contract; given once the predicted wait decides the way",
     "Route.OFF_PEAK": "of the contract; given once events can be parked",
     "Route.REFINE": "of the contract; given once weak transcripts are heard again",
