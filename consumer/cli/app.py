@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import config, dead_letters, publish, quantize, serve, topics, transcribe
+from consumer.cli import config, cost, dead_letters, publish, quantize, serve, topics, transcribe
 from consumer.cli.context import parse_assignments
 from consumer.errors import EarwitnessError
 from consumer.settings import PREFIX
@@ -30,6 +30,7 @@ app.command()(transcribe.transcribe)
 app.command()(quantize.quantize)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(cost.cost)
 app.command()(config.config)
 
 
