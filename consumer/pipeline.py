@@ -16,11 +16,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
+from consumer.core.budget import UNLIMITED, Purse
 from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_digest
 from consumer.core.model import Record, Recording, Urgency, Wish
 from consumer.core.off_peak import CheapHours
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Parked, Settlement, Transcribed
 from consumer.core.parking import Waited, cost_usd
+from consumer.core.prices import total_usd
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
 from consumer.errors import EarwitnessError, EventError, HoldError, ReasonedError, ServiceError
@@ -65,7 +67,9 @@ class Pipeline:
         memory: Memory,
         tracing: Tracing,
         partitions: Callable[[], int],
+        purse: Callable[[int, str], Purse] = lambda *_: UNLIMITED,
     ) -> None:
+        """``purse`` gives what pays for a tenant's events in a partition."""
         self._settings = settings
         self._recordings = recordings
         self._engine = engine
@@ -76,6 +80,7 @@ class Pipeline:
         self._cheap_hours = CheapHours.parse(settings.off_peak_hours) if settings.off_peak_hours else None
         self._deferred_by_day = 0
         """Deferred events that are served outside of the cheap hours, since the engine was idle; one at most."""
+        self._purse = purse
 
     async def settle(self, record: Record) -> Settled:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
@@ -147,6 +152,7 @@ class Pipeline:
             deadline,
             tenant=event.tenant,
             deferred=event.defer and self._cheap_hours is not None,
+            purse=self._purse(notes.record.partition, event.tenant),
         )
         return replace(wish, language=self._engine.language_of(wish))
 
@@ -308,7 +314,7 @@ class Pipeline:
             heard.recognised,
             landing.route,
             cached=False,
-            cost_usd=heard.cost_usd + cost_usd(journey.notes.attempts),
+            cost_usd=total_usd((heard.cost_usd, cost_usd(journey.notes.attempts))),
             attempts=tuple(heard.attempts),
             queue_seconds=heard.queue_seconds,
             infer_seconds=heard.infer_seconds,

@@ -7,13 +7,14 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 from consumer.audio.decoder import DecoderPool
 from consumer.audio.fetch import Fetcher
 from consumer.audio.recordings import Recordings
 from consumer.audio.spool import Spool
+from consumer.core.budget import UNLIMITED
 from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.engines.choose import choose_engine, profile_of
@@ -21,10 +22,12 @@ from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
+from consumer.kafka.client import connection
 from consumer.kafka.intake import Intake
 from consumer.kafka.lane_lag import LagWatch
 from consumer.kafka.lane_parts import Work
 from consumer.kafka.member import member
+from consumer.kafka.spending import Spending, limits_of
 from consumer.kafka.watch import watch
 from consumer.pipeline import Pipeline
 from consumer.settings import Settings
@@ -43,10 +46,10 @@ async def serve(settings: Settings) -> None:
     with exporting("earwitness"), _signals() as stopping, monitored_loop() as loop_monitor:
         try:
             async with watched(settings, loop_monitor) as vitals:
-                await topics.check(settings)
+                spending = _spending(settings, lanes=await topics.check(settings))
                 async with hearing(settings, vitals.batches) as (recordings, engine):
                     vitals.engine_is(engine, recordings)
-                    await _serve(settings, recordings, engine, stopping, vitals)
+                    await _serve(settings, recordings, engine, stopping, vitals, spending)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
         log.info(
@@ -93,8 +96,19 @@ async def hearing(
         yield recordings, engine
 
 
+def _spending(settings: Settings, lanes: int) -> Spending | None:
+    """The budgets; None if none is set: then nothing of them costs anything."""
+    limits = limits_of(settings)
+    return Spending(limits, lanes, topic=settings.topics.budget, group_id=settings.group_id) if limits else None
+
+
 async def _serve(
-    settings: Settings, recordings: Recordings, engine: HybridEngine, stopping: "_Stopping", vitals: Vitals
+    settings: Settings,
+    recordings: Recordings,
+    engine: HybridEngine,
+    stopping: "_Stopping",
+    vitals: Vitals,
+    spending: Spending | None,
 ) -> None:
     clock = asyncio.get_running_loop().time
     slices = DedupSlices()
@@ -111,13 +125,16 @@ async def _serve(
                 memory=memory,
                 tracing=Tracing(settings.group_id),
                 partitions=intake.partitions,
+                purse=spending.purse if spending is not None else lambda *_: UNLIMITED,
             )
 
         beside = [tasks.create_task(watch(settings), name="watch metrics")] if settings.watch_metrics else []
         try:
-            async with member(
-                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share
-            ) as intake:
+            following = spending.following(connection(settings), tasks) if spending is not None else nullcontext()
+            joining = member(
+                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share, spending
+            )
+            async with following, joining as intake:
                 vitals.serves(intake, lag := LagWatch(intake))
                 beside.append(tasks.create_task(lag.run(), name="lag"))
                 stopping.from_now_on(intake.drain)

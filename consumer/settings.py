@@ -86,6 +86,18 @@ Names = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 """A list; in the environment comma-separated."""
 
 
+def _tenant_budgets(value: list[str]) -> list[str]:
+    for entry in value:
+        tenant, equals, usd = entry.rpartition("=")
+        if not (equals and tenant and re.fullmatch(r"\d+(\.\d+)?", usd)):
+            raise ValueError(f"{entry!r} is not TENANT=USD, as in acme=5")
+    return value
+
+
+TenantBudgets = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterValidator(_tenant_budgets)]
+"""`tenant=usd`, a list; in the environment comma-separated."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set; ``earwitness config`` prints it with where each value came from."""
 
@@ -111,7 +123,7 @@ class Settings(BaseSettings):
     partition_assignor: Literal["range", "roundrobin", "sticky"] = "sticky"
     """`sticky` keeps lanes where they are when processes come and go; the same in the whole group."""
     topic_prefix: str = "audio"
-    """Topics are `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.parked`, `.alerts`."""
+    """Topics: `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.parked`, `.budget`, `.alerts`"""
     partitions: PositiveInt = 12
     """Partitions of each topic when `topics create` makes them; the upper limit of processes that share the work."""
     replication_factor: int = Field(default=-1, ge=-1)
@@ -231,7 +243,11 @@ class Settings(BaseSettings):
     critical_route: Literal["local", "api"] = "local"
     """Who serves events marked `critical`."""
     budget_usd_per_day: NonNegativeFloat | None = None
-    """What the group may pay to APIs in a UTC day; `budget_low` is raised at 80 and 100 % of it; absent: no limit."""
+    """What the group may pay to APIs in a UTC day, crashes included; alerts at 80 and 100 % of it; absent: no limit."""
+    budget_usd_per_month: NonNegativeFloat | None = None
+    """The same for a UTC month."""
+    tenant_budget_usd_per_day: TenantBudgets = Field(default_factory=list)
+    """What may be paid for a tenant in a UTC day, comma-separated (`acme=5,beta=0.50`); others have none of theirs."""
     route_rules: Annotated[Names, AfterValidator(_route_rules)] = Field(default_factory=list)
     """Who serves which events, the first that fits counts: `tenant=acme:api,language=de:api,longer_than=3600:local`."""
     off_peak_hours: Annotated[str | None, AfterValidator(_hours)] = None

@@ -207,6 +207,31 @@ class DedupEntry(Recognised):
     completed_at: Moment
 
 
+class BudgetAccount(Model):
+    """What one lane has made of one budget in one period. Money is whole millionths of a US dollar."""
+
+    scope: str
+    """``*``: what everybody spends together; else a tenant's name."""
+    period: str
+    """A UTC day as ``2026-11-25``, or a month as ``2026-11``."""
+    spent_microusd: int
+    reserved_microusd: int
+    """What the lane may have spent by the time of its next entry; whoever takes the lane over counts it as spent."""
+    given_microusd: dict[str, int] = Field(default_factory=dict)
+    """What it has given of its share to other lanes, by their numbers, since the period began."""
+    wanted_microusd: int = 0
+    """What it asks the other lanes to have given it since the period began; 0: it asks for nothing."""
+
+
+class BudgetEntry(Model):
+    """A lane's word on its part of the budgets; the topic remembers the last under ``<group>/<partition>``."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    partition: int
+    accounts: list[BudgetAccount]
+    at: Moment
+
+
 class Alert(Model):
     """A threshold crossed, or met again."""
 
@@ -233,6 +258,7 @@ CONTRACT: dict[str, type[Model]] = {
     "transcription-metric": TranscriptionMetric,
     "dead-letter": DeadLetter,
     "dedup-entry": DedupEntry,
+    "budget-entry": BudgetEntry,
     "alert": Alert,
 }
 """Every value on a topic, by the name of its JSON Schema."""

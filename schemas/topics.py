@@ -46,6 +46,10 @@ class Topics:
         return f"{self.prefix}.parked"
 
     @property
+    def budget(self) -> str:
+        return f"{self.prefix}.budget"
+
+    @property
     def alerts(self) -> str:
         return f"{self.prefix}.alerts"
 
@@ -74,6 +78,10 @@ class Topics:
             ),
             TopicSpec(self.dead_letters, partitions, roomy),
             TopicSpec(self.parked, partitions, {**roomy, "cleanup.policy": "compact"}),
+            # One key for each lane, written often while an API is paid: small segments are compacted soon.
+            TopicSpec(
+                self.budget, partitions, {**roomy, "cleanup.policy": "compact", "segment.bytes": str(8 * 1024 * 1024)}
+            ),
             TopicSpec(self.alerts, partitions, {"cleanup.policy": "compact"}),
         ]
 

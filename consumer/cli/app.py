@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import config, dead_letters, publish, quantize, serve, summary, topics, transcribe, watch_metrics
+from consumer.cli import (
+    config,
+    cost,
+    dead_letters,
+    publish,
+    quantize,
+    serve,
+    summary,
+    topics,
+    transcribe,
+    watch_metrics,
+)
 from consumer.cli.context import parse_assignments
 from consumer.errors import EarwitnessError
 from consumer.settings import PREFIX
@@ -30,6 +41,7 @@ app.command()(transcribe.transcribe)
 app.command()(quantize.quantize)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(cost.cost)
 app.command()(watch_metrics.watch_metrics)
 app.command()(summary.summary)
 app.command()(summary.report)

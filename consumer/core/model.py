@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from consumer.core.budget import UNLIMITED, Purse
 from schemas.models import Attempt, EngineRef, Recognised
 
 SAMPLE_RATE = 16_000
@@ -80,6 +81,9 @@ class Wish:
     off for nothing."""
     spent: Callable[[list[Attempt]], None] = field(default=lambda _: None, compare=False)
     """Told the ledger lines of work that was cut off, which nobody will get with words or an error."""
+
+    purse: Purse = field(default=UNLIMITED, compare=False)
+    """Pays for it where that costs money: an engine asks before it spends."""
 
     @property
     def critical(self) -> bool:

@@ -1,6 +1,5 @@
 """What a parked event's headers say: why it waits, until when, its own key, and what it has cost so far; pure."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +8,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from consumer.core.model import Record
+from consumer.core.prices import total_usd
 from schemas.codes import Header, Hold
 from schemas.models import Attempt
 
@@ -57,7 +57,7 @@ def as_it_was(headers: Headers) -> tuple[bytes | None, list[tuple[str, bytes]]]:
 
 def cost_usd(attempts: Iterable[Attempt]) -> float:
     """What an event has cost before this recognition."""
-    return math.fsum(attempt.cost_usd for attempt in attempts)
+    return total_usd(attempt.cost_usd for attempt in attempts)
 
 
 def encode_attempts(attempts: list[Attempt]) -> bytes:

@@ -3,9 +3,11 @@
 Sources: developers.openai.com/api/docs/models and /deprecations, and the openai SDK's types/audio, 2026-11.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 MAX_REQUEST_BYTES = 25 * 1024 * 1024
 """The API counts the whole request, multipart framing included."""
@@ -13,8 +15,23 @@ MULTIPART_OVERHEAD_BYTES = 64 * 1024
 """Generous: boundaries, part headers and the small fields are under 2 KiB."""
 
 _SHUTDOWN = date(2027, 2, 26)
+_MOST_INPUT_TOKENS_PER_SECOND = 20
+"""Audio is taken in as about ten tokens a second; twice that is never seen."""
+_MOST_OUTPUT_TOKENS = 2000
+"""The limit of one answer, by the model pages."""
 _MILLION = Decimal(1_000_000)
 _SIXTY = Decimal(60)
+
+
+def microusd(usd: Decimal | float) -> int:
+    """US dollars as whole micro-dollars, a started one counted as one."""
+    exact = usd if isinstance(usd, Decimal) else Decimal(str(usd))
+    return int((exact * _MILLION).to_integral_value(ROUND_CEILING))
+
+
+def total_usd(amounts: Iterable[float]) -> float:
+    """The sum of amounts in US dollars, added up as the decimal numbers that they are written as."""
+    return float(sum((Decimal(str(amount)) for amount in amounts), Decimal(0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,16 @@ class ApiModel:
             return None
         given = self.usd_per_million_input_tokens * input_tokens
         return (given + self.usd_per_million_output_tokens * output_tokens) / _MILLION
+
+    def most_microusd(self, audio_seconds: float) -> int:
+        """What one request with so much audio can cost at most, in micro-dollars.
+
+        Seconds may be billed as started ones; a model that is priced by tokens takes at most so many.
+        """
+        most = self.usd_for_seconds(math.ceil(audio_seconds))
+        given = math.ceil(audio_seconds * _MOST_INPUT_TOKENS_PER_SECOND)
+        by_tokens = self.usd_for_tokens(given, _MOST_OUTPUT_TOKENS)
+        return microusd(most if by_tokens is None else max(most, by_tokens))
 
     def shutdown_warning(self, today: date) -> str | None:
         """What to tell the operator about the end of the model's service, if it has one."""

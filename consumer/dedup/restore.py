@@ -1,15 +1,20 @@
-"""Fill a lane's slice from its partition of the compacted topic, up to a record that the lane itself has written."""
+"""Fill a lane's slice from its partition of a compacted topic, up to a record that the lane itself has written."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.structs import TopicPartition
 
-from consumer.dedup.store import DedupSlice
 from consumer.to_the_end import to_the_end
+
+
+class Restored(Protocol):
+    """Takes entries over, in the topic's order."""
+
+    def apply(self, records: Iterable[tuple[bytes, bytes | None]]) -> None: ...
 
 
 def sentinel_key(group_id: str) -> bytes:
@@ -30,7 +35,7 @@ async def restore(
     connection: Mapping[str, Any],
     partition: TopicPartition,
     until: int,
-    into: DedupSlice,
+    into: Restored,
     *,
     group_id: str,
     progress: Callable[[], None] = lambda: None,

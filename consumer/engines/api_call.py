@@ -11,19 +11,20 @@ from openai import APIStatusError, AsyncOpenAI, omit
 from openai._legacy_response import LegacyAPIResponse
 
 from consumer.core.breaker import Breaker
+from consumer.core.budget import Exhausted, Grant
 from consumer.core.model import Recording, Wish
-from consumer.core.prices import ApiModel
+from consumer.core.prices import ApiModel, microusd
 from consumer.engines.api_answer import HeardPart, Usage, estimated, heard_part, usage_of
 from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of
 from consumer.engines.api_gate import ApiGate
 from consumer.engines.api_limits import told_limits
 from consumer.engines.api_upload import UPLOADS, Part, encode_part
 from consumer.engines.breakers import is_slow
-from consumer.errors import SlowDownError, TransientError
+from consumer.errors import HoldError, SlowDownError, TransientError
 from consumer.retrying import AttemptsExhaustedError
 from consumer.settings import Settings
 from consumer.telemetry.calls import Call, calling
-from schemas.codes import Reason
+from schemas.codes import Hold, Reason
 from schemas.models import Attempt
 
 
@@ -72,23 +73,34 @@ class ApiCaller:
 
     async def hear(self, ask: Ask, ledger: Ledger) -> HeardPart:
         """One try. Raises TransientError where another try makes sense, AttemptsExhaustedError where only a
-        later or another engine's does, RecordingError or EventError where none does.
+        later or another engine's does, RecordingError or EventError where none does; among the last,
+        HoldError.
         """
         if not self._breaker.would_allow(self._clock()):
             raise self._left_alone()
+        most_microusd = self._model.most_microusd(ask.part.audio_seconds)
+        if (exhausted := ask.wish.purse.exhausted(most_microusd)) is not None:
+            raise _unaffordable(exhausted)
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
         turn = self._gate.turn(ask.part.audio_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most)
         async with turn as permit:
             ledger.queue_seconds += self._clock() - queued
             body = await asyncio.to_thread(encode_part, ask.recording, ask.part, self._upload)
-            if not self._breaker.allow(self._clock()):
-                raise self._left_alone()
-            ask.wish.begins()
-            permit.sending()
-            return await self._send(ask, body, ledger)
+            # last of all: what is granted counts in the day in which it is sent
+            grant = await ask.wish.purse.reserve(most_microusd)
+            if isinstance(grant, Exhausted):
+                raise _unaffordable(grant)
+            try:
+                if not self._breaker.allow(self._clock()):
+                    raise self._left_alone()
+                ask.wish.begins()
+                permit.sending()
+                return await self._send(ask, body, ledger, grant)
+            finally:
+                grant.settle(0)  # unless a ledger line said otherwise
 
-    async def _send(self, ask: Ask, body: bytes, ledger: Ledger) -> HeardPart:
+    async def _send(self, ask: Ask, body: bytes, ledger: Ledger, grant: Grant) -> HeardPart:
         started = self._clock()
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -98,18 +110,21 @@ class ApiCaller:
         except asyncio.CancelledError:
             # nobody will read the answer, but the API may have worked on it
             self._breaker.abandon(self._clock())
-            self._enter(ledger, ask.part, started, Reason.ENGINE_FAILED, estimated(self._model, ask.part.audio_seconds))
+            usage = estimated(self._model, ask.part.audio_seconds)
+            self._enter(ledger, grant, ask.part, started, Reason.ENGINE_FAILED, usage)
             raise
         except Exception as error:
             if isinstance(error, APIStatusError):
                 self._gate.heed(told_limits(error.response.headers))
-            raise self._failed(meaning_of(error, time.time(), self._api_key), ask.part, started, ledger) from error
+            meaning = meaning_of(error, time.time(), self._api_key)
+            raise self._failed(meaning, ask.part, started, ledger, grant) from error
         heard = heard_part(answer, ask.part)
         if heard is None:
-            raise self._failed(garbled("something else"), ask.part, started, ledger)
+            raise self._failed(garbled("something else"), ask.part, started, ledger, grant)
         now = self._clock()
         self._breaker.record_success(now, slow=is_slow(now - started, ask.part.audio_seconds, self._settings))
-        self._enter(ledger, ask.part, started, "ok", usage_of(answer, self._model, ask.part.audio_seconds))
+        usage = usage_of(answer, self._model, ask.part.audio_seconds)
+        self._enter(ledger, grant, ask.part, started, "ok", usage)
         return heard
 
     def _span(self, ask: Ask) -> AbstractContextManager[Call]:
@@ -137,8 +152,8 @@ class ApiCaller:
         self._gate.heed(told_limits(raw.headers))
         return raw.parse()
 
-    def _failed(self, meaning: Meaning, part: Part, started: float, ledger: Ledger) -> Exception:
-        """Tell the breaker, the gate and the ledger; the exception to raise."""
+    def _failed(self, meaning: Meaning, part: Part, started: float, ledger: Ledger, grant: Grant) -> Exception:
+        """Tell the breaker, the gate, the ledger and the budget; the exception to raise."""
         error, now = meaning.error, self._clock()
         if meaning.blame is Blame.TRIP:
             self._breaker.trip(error.detail, now)
@@ -150,14 +165,15 @@ class ApiCaller:
         else:
             self._breaker.record_success(now)  # it read the request and judged it
         usage = estimated(self._model, part.audio_seconds) if meaning.maybe_billed else Usage(0.0, "estimated")
-        self._enter(ledger, part, started, error.reason, usage)
+        self._enter(ledger, grant, part, started, error.reason, usage)
         if isinstance(error, SlowDownError) and error.retry_after_seconds is not None:
             self._gate.hold(min(error.retry_after_seconds, self._timeout_seconds))
         if isinstance(error, TransientError) and not meaning.again:
             return AttemptsExhaustedError(error, 1, error.detail)
         return error
 
-    def _enter(self, ledger: Ledger, part: Part, started: float, outcome: str, usage: Usage) -> None:
+    def _enter(self, ledger: Ledger, grant: Grant, part: Part, started: float, outcome: str, usage: Usage) -> None:
+        grant.settle(microusd(usage.cost_usd))
         seconds = self._clock() - started
         ledger.infer_seconds += seconds
         ledger.attempts.append(
@@ -179,3 +195,9 @@ class ApiCaller:
         return AttemptsExhaustedError(
             SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait or None), 0, detail
         )
+
+
+def _unaffordable(exhausted: Exhausted) -> HoldError:
+    detail = f"a budget leaves too little for the API before {exhausted.until:%Y-%m-%d %H:%M:%S} UTC; raise it, or wait"
+    until = time.time() + exhausted.wait_seconds
+    return HoldError(Hold.BUDGET_EXHAUSTED, Reason.BUDGET_EXHAUSTED, detail, until=until)

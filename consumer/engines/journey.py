@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from consumer.core.model import Heard, Recording, Wish
+from consumer.core.prices import total_usd
 from consumer.core.router import Side
 from consumer.errors import EventError, HoldError, ReasonedError, TransientError
 from schemas.codes import Reason
@@ -27,8 +28,8 @@ def with_history(heard: Heard, journey: Journey) -> Heard:
     """What was heard, with the tries before it and what they cost."""
     if not journey.attempts:
         return heard
-    earlier_usd = sum(attempt.cost_usd for attempt in journey.attempts)
-    return replace(heard, attempts=[*journey.attempts, *heard.attempts], cost_usd=heard.cost_usd + earlier_usd)
+    attempts = [*journey.attempts, *heard.attempts]
+    return replace(heard, attempts=attempts, cost_usd=total_usd(attempt.cost_usd for attempt in attempts))
 
 
 def refused(journey: Journey) -> EventError:

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
@@ -25,6 +26,7 @@ from consumer.dedup.restore import sentinel_key, started_key
 from consumer.errors import FencedError, LaneError
 from consumer.kafka.client import may_pass
 from consumer.kafka.committed import CommittedOffsets
+from consumer.kafka.spending import LaneAccount
 from consumer.kafka.transaction import DoubtfulError, LaneProducer, OffsetCommit
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,11 @@ class LaneCommits:
         *,
         process: str,
         still_assigned: Callable[[], bool],
+        account: LaneAccount | None = None,
     ) -> None:
-        """``process`` is a random name of this process, by which it knows its own commits."""
+        """``process`` is a random name of this process, by which it knows its own commits; ``account`` is the lane's
+        part of the budgets, where there are any.
+        """
         self._partition = partition
         self._dedup_topic = dedup_topic
         self.group_id = group_id
@@ -65,6 +70,8 @@ class LaneCommits:
         self._committed = committed
         self._still_assigned = still_assigned
         self._process = process
+        self._account = account
+        self._account_until = 0
         self._owner = ""
         self._last = CommitMetadata()
 
@@ -79,10 +86,27 @@ class LaneCommits:
         # unstable before the fence, but an offset that is there now has been committed once
         started = (await self._committed.read(self._partition)).offset is not None
         await self._producer.fence()
-        marks = [self.started_mark()] if started else []
+        marks = [self._account.sentinel()] if self._account is not None else []
+        marks += [self.started_mark()] if started else []
         key, number = sentinel_key(self.group_id), self._partition.partition
         marks += [Write(topic, key, None, number) for topic in (self._dedup_topic, *also)]
-        return (await self._producer.commit(marks, None))[-1 - len(also) :]
+        landed = await self._producer.commit(marks, None)
+        self._account_until = landed[0]
+        return landed[-1 - len(also) :]
+
+    async def restore_account(self, connection: Mapping[str, Any], progress: Callable[[], None]) -> None:
+        """What the lane has spent, and may. The whole truth only after ``take_over``. Raises LaneError."""
+        if self._account is not None:
+            await self._account.restore(connection, self._account_until, progress)
+
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """``wake`` is called when ``is_due`` may have become true."""
+        if self._account is not None:
+            self._account.wake = wake
+
+    def is_due(self) -> bool:
+        """Whether somebody waits for a commit, though there may be no outcome."""
+        return self._account is not None and self._account.is_due()
 
     def started_mark(self) -> Write:
         """Says to later openings that this group has committed an offset here."""
@@ -125,6 +149,8 @@ class LaneCommits:
             point, commit_number=number, owner=self._owner, clean=clean, suspicion=suspicion
         )
         position = OffsetCommit(self._partition, point.offset, metadata)
+        if self._account is not None:
+            writes = [*writes, *self._account.writes(closing=clean)]
         hopeless = 0
         while True:
             try:
@@ -141,6 +167,8 @@ class LaneCommits:
                 if await self._went_through(number):
                     break
         self._last = CommitMetadata(number, self._owner)
+        if self._account is not None:
+            self._account.confirmed()
 
     async def say_last_word(self, point: CommitPoint, suspicion: Suspicion) -> None:
         """Commit that the lane closes in order, at once or not at all."""
@@ -152,6 +180,8 @@ class LaneCommits:
 
     async def stop(self) -> None:
         """Let the producer go."""
+        if self._account is not None:
+            self._account.close()
         await self._producer.stop()
 
     async def _went_through(self, number: int) -> bool:

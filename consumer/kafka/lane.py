@@ -64,9 +64,9 @@ class Lane:
         """The last commit said that the lane closes in order."""
         self._is_at_rest = False
         """It serves, and the fate of every commit is known."""
-        self._hopeless = 0
-        self._stalls = 0
+        self._hopeless = self._stalls = 0
         self._handover: asyncio.Future[None] | None = None
+        commits.wakes(self._wake.set)
 
     # what the consumer asks and says
 
@@ -291,7 +291,7 @@ class Lane:
 
     async def _until_due(self) -> None:
         """Until a commit is worth its while: enough outcomes, the oldest has waited enough, or none may wait."""
-        while not (self._outbox or self._handover or self._is_behind() or self._goes_on()):
+        while not (self._outbox or self._handover or self._is_behind() or self._has_more_to_say()):
             self._wake.clear()
             if self._parked is not None and not self._held:
                 if self._parked.any_due():
@@ -332,9 +332,9 @@ class Lane:
             if not handover.done():
                 handover.set_result(None)
 
-    def _goes_on(self) -> bool:
-        """Whether the last word that it closes is not true any more: the partition was kept after all."""
-        return self._is_clean and not self._held
+    def _has_more_to_say(self) -> bool:
+        """The last word was that it closes, and the partition was kept after all; or money is waited for."""
+        return not self._held and (self._is_clean or self._commits.is_due())
 
     def _is_tried(self) -> bool:
         """Whether all that is on trial has its outcome, and nothing more can come."""

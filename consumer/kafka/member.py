@@ -19,6 +19,7 @@ from consumer.kafka.intake import Intake
 from consumer.kafka.lane import Lane
 from consumer.kafka.lane_parts import LaneParts, Work
 from consumer.kafka.opening import Opening
+from consumer.kafka.spending import Spending
 from consumer.kafka.transaction import LaneProducer
 from consumer.settings import Settings
 from schemas.topics import outcome_bytes
@@ -34,12 +35,13 @@ async def member(
     on_share: Callable[[float], None] = lambda _: None,
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
     on_new_share: Callable[[float], None] = lambda _: None,
+    spending: Spending | None = None,
 ) -> AsyncIterator[Intake]:
     """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker.
 
     ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance; ``on_new_share`` of each
     part of it that no process of the group has ever owned; ``committing`` is entered around each transaction, to
-    measure it.
+    measure it. ``spending``: the budgets, where there are any.
     """
     kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
     process = secrets.token_hex(3)
@@ -61,6 +63,7 @@ async def member(
             offsets,
             process=process,
             still_assigned=lambda: intake.is_assigned(partition),
+            account=spending.account(partition.partition) if spending is not None else None,
         )
         return Lane(partition, commits, parts)
 

@@ -3,7 +3,8 @@
 1. its producer starts: the previous owner is fenced, and what it left open is ended
 2. sentinels are committed to its partitions of the dedup topic and of the parked events, and their offsets kept
 3. the committed offset and metadata are read: only now is that a stable read
-4. its dedup slice and its parked events are restored until the sentinels have been read
+4. its dedup slice and its parked events are restored until the sentinels have been read; so is its part of the
+   budgets, if there are any
 5. the partition must still be assigned
 6. that it is open is committed, so that a death from now on is noticed
 7. it seeks, and takes records
@@ -58,6 +59,7 @@ class Opening:
         """
         sentinel, parked_sentinel = await commits.take_over([self.topics.parked])
         last = await commits.read_last()
+        await commits.restore_account(self.connection, progress)
         slice_, parked = DedupSlice(self.folder), ParkedEvents(self.topics, partition.partition, self.folder)
         try:
             dedup = TopicPartition(self.topics.dedup, partition.partition)

@@ -25,6 +25,7 @@ async def test_topics_are_made_with_equal_partitions_and_pass_their_own_check(ka
         names.dedup,
         names.dead_letters,
         names.parked,
+        names.budget,
         names.alerts,
     ]
     assert all(topic == CreatedTopic(topic.name, 4, existed=False) for topic in made)

@@ -13,10 +13,12 @@ from aiokafka.structs import TopicPartition
 from consumer.core.model import Record
 from consumer.core.outcomes import Moment, Write
 from consumer.dedup.store import DedupSlices
+from consumer.kafka.client import connection
 from consumer.kafka.committed import Committed, CommittedOffsets
 from consumer.kafka.intake import Intake
 from consumer.kafka.lane import Lane
 from consumer.kafka.member import member
+from consumer.kafka.spending import Spending
 from consumer.settings import Settings
 from schemas.topics import Topics
 
@@ -102,10 +104,12 @@ async def until(true: Callable[[], bool], running: asyncio.Task[None] | None = N
 
 
 @asynccontextmanager
-async def joined(settings: Settings, work: ScriptedWork | None = None, *, drain: bool = True) -> AsyncIterator[Member]:
+async def joined(
+    settings: Settings, work: ScriptedWork | None = None, *, drain: bool = True, spending: Spending | None = None
+) -> AsyncIterator[Member]:
     """A member of the group; at the end it drains, or with ``drain=False`` is cut off like a crash: without a word."""
     work, slices, crashes = work or ScriptedWork(), DedupSlices(), not drain
-    async with member(settings, slices, lambda _: work) as intake:
+    async with _following(settings, spending), member(settings, slices, lambda _: work, spending=spending) as intake:
         running = asyncio.create_task(intake.run())
         try:
             yield Member(intake, work, slices, running)
@@ -124,6 +128,16 @@ async def joined(settings: Settings, work: ScriptedWork | None = None, *, drain:
 
 
 async def _nothing(*_: object) -> None: ...
+
+
+@asynccontextmanager
+async def _following(settings: Settings, spending: Spending | None) -> AsyncIterator[None]:
+    """All lanes' words on the budgets are read, if there are budgets."""
+    if spending is None:
+        yield
+        return
+    async with asyncio.TaskGroup() as tasks, spending.following(connection(settings), tasks):
+        yield
 
 
 async def committed(settings: Settings, partition: int = 0) -> Committed:

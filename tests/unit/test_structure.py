@@ -47,7 +47,6 @@ IMPURE = {
 HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "librosa", "numba")
 
 RESERVED: dict[str, str] = {
-    "Reason.BUDGET_EXHAUSTED": "of the contract; given once spending has a limit",
     "Route.REFINE": "of the contract; given once weak transcripts are heard again",
 }
 """Codes that readers of the contract know already and nothing gives yet."""
