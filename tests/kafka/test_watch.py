@@ -13,18 +13,22 @@ from typing import Any
 import orjson
 import pytest
 
+from consumer.core.outcomes import Write
+from consumer.kafka.client import connection
 from consumer.kafka.reading import to_ms
+from consumer.kafka.transaction import LaneProducer
 from consumer.kafka.watch import watch
 from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.codes import Reason
-from schemas.models import TranscriptionMetric, WordErrors, utc_now
+from schemas.models import Alert, TranscriptionMetric, WordErrors, utc_now
 from schemas.topics import Topics
 from tests.support.kafka import Broker, Written, read_topic, write_records
 from tests.support.metrics import metric
 from tests.support.scenario import event, fresh_service, publish, settings_for, until
 
 pytestmark = pytest.mark.kafka
+RAISED = {"state": "raised", "value": 90.0, "threshold": 60.0, "window_seconds": 300.0, "detail": "slow"}
 Clock = Callable[[], datetime]
 
 
@@ -107,6 +111,31 @@ async def test_of_two_who_watch_one_speaks_and_the_other_takes_over(kafka_settin
         await first.aclose()
         await write(kafka_settings, *[metric(utc_now(), seconds=90.0)] * 20)
         await until_alerts(kafka_settings, ("dead_letters", "raised"), ("latency_high", "raised"))
+
+
+async def test_a_watcher_whose_turn_was_taken_publishes_nothing_before_it_has_read_all_anew(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    thief = LaneProducer(
+        connection(kafka_settings),
+        transactional_id=f"{kafka_settings.group_id}.{topics.alerts}",
+        group_id=kafka_settings.group_id,
+        timeout_seconds=10.0,
+        max_request_bytes=1_000_000,
+    )
+    async with watching(kafka_settings):
+        await write(kafka_settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+        await until_alerts(kafka_settings, ("dead_letters", "raised"))
+        await thief.fence()
+        # as if the thief had watched too, and had been the first to see it
+        slow = Alert(**{**RAISED, "name": "latency_high", "at": utc_now()})
+        await thief.commit([Write(topics.alerts, b"latency_high", encode(slow))], None)
+        await thief.stop()
+        await write(kafka_settings, *[metric(utc_now(), seconds=90.0)] * 20)
+        await write(kafka_settings, *[metric(utc_now(), reason=Reason.EMPTY)] * 20)
+        await until_alerts(
+            kafka_settings, ("dead_letters", "raised"), ("latency_high", "raised"), ("error_rate_high", "raised")
+        )
 
 
 @contextmanager

@@ -70,21 +70,30 @@ def opened(browser: Browser, content: str, folder: Path, **chosen: Any) -> tuple
     return seen, complaints
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
-def test_all_plots_are_drawn_at_any_width_by_day_and_by_night(
-    chromium: Browser, tmp_path: Path, width: int, scheme: str
-) -> None:
+def test_all_plots_are_drawn_at_any_width_by_day_and_by_night(chromium: Browser, tmp_path: Path, width: int) -> None:
     size = {"width": width, "height": 900}
-    seen, complaints = opened(chromium, page(a_day(), 0), tmp_path, viewport=size, color_scheme=scheme)
+    seen, complaints = opened(chromium, page(a_day(), 0), tmp_path, viewport=size, color_scheme="light")
 
     assert seen.locator("figure").count() == 7
     assert seen.locator(".plot:has(svg.main-svg .trace)").count() == 7
     assert seen.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    ink, paper = (seen.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
-    assert (brightness(paper) > brightness(ink)) == (scheme == "light")
+    paper, ink, ticks = map(brightness, colors(seen))
+    assert paper > max(ink, ticks)
+    seen.emulate_media(color_scheme="dark")
+    paper, ink, ticks = map(brightness, colors(seen))
+    assert paper < min(ink, ticks)
     assert complaints == []
     seen.close()
+
+
+def colors(seen: Any) -> list[str]:
+    """Of the paper, of the words, and of a plot's words."""
+    found: list[str] = seen.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
+        " getComputedStyle(document.querySelector('.plot .xtick text')).fill]"
+    )
+    return found
 
 
 def test_names_that_others_wrote_stay_names(chromium: Browser, tmp_path: Path) -> None:
