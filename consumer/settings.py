@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     partition_assignor: Literal["range", "roundrobin", "sticky"] = "sticky"
     """`sticky` keeps lanes where they are when processes come and go; the same in the whole group."""
     topic_prefix: str = "audio"
-    """Topics: `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.parked`, `.budget`, `.alerts`"""
+    """Its topics: `<prefix>.events`, `.transcripts`, `.metrics`, `.dedup`, `.dead-letters`, `.alerts` and others."""
     partitions: PositiveInt = 12
     """Partitions of each topic when `topics create` makes them; the upper limit of processes that share the work."""
     replication_factor: int = Field(default=-1, ge=-1)
