@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import pytest
 
@@ -74,6 +75,21 @@ async def test_many_callers_share_a_batch() -> None:
     (report,) = reports
     assert (report.items, report.closed) == (["a", "b", "c"], Closed.DEADLINE)
     assert (report.audio_seconds, report.padded_seconds) == (3.0, 3.0)
+
+
+async def test_a_batch_knows_for_whom_each_of_its_chunks_was_submitted() -> None:
+    asker: ContextVar[str] = ContextVar("asker")
+    reports = list[BatchReport[str]]()
+
+    async def ask(dispatcher: Dispatcher[str, str], item: str) -> None:
+        asker.set(f"event of {item}")
+        await dispatcher.submit(item, 1.0)
+
+    async with serving(Executor(), observe=reports.append) as dispatcher:
+        await asyncio.gather(*(ask(dispatcher, item) for item in "abc"))
+    (report,) = reports
+    assert [context[asker] for context in report.contexts] == ["event of a", "event of b", "event of c"]
+    assert report.slots == 1
 
 
 async def test_an_answer_comes_with_its_times_and_its_share_of_the_engine() -> None:
