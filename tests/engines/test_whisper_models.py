@@ -243,10 +243,10 @@ def test_chunks_of_one_batch_may_have_different_languages(multilingual: Model) -
 
 
 def test_a_language_is_detected_alike_alone_and_in_a_batch(multilingual: Model) -> None:
-    chunks = [to_pcm(spoken.samples) for spoken in recordings()]
+    chunks = [to_pcm(spoken.samples) for spoken in recordings()[:3]]  # three tell, and it talks to its limit
 
     with _languages_told_apart(multilingual):
-        together = multilingual.recognise(chunks, [None] * 5, [False] * 5)
+        together = multilingual.recognise(chunks, [None] * 3, [False] * 3)
         alone = [multilingual.recognise([chunk], [None], [False])[0] for chunk in chunks]
 
     assert [heard.language for heard in together] == [heard.language for heard in alone]
