@@ -1,10 +1,10 @@
-# make demo | test | lint | faults | faults-long | bench | bench-check | install
+# make demo | test | test-observability | lint | faults | faults-long | bench | bench-check | install
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint faults faults-long bench bench-check format lock schemas clean
+.PHONY: install demo test test-observability lint faults faults-long bench bench-check format lock schemas clean
 
 install: $(INSTALLED)
 
@@ -17,6 +17,10 @@ $(INSTALLED): compose/python.lock pyproject.toml
 
 test: install
 	$(BIN)/pytest
+
+# A real Prometheus (Debian's) and a real OpenTelemetry Collector (built by Go in two minutes, once) around the service.
+test-observability: install
+	$(BIN)/pytest -m observability
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """The files of ``compose/observability``, read."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,15 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in read_yaml("alerts.yml")["groups"] for rule in group["rules"]]
 
 
-def expressions() -> Iterator[tuple[str, str]]:
+def expressions() -> list[tuple[str, str]]:
     """Every PromQL expression, with the name of the rule or panel that it belongs to."""
-    yield from ((rule["alert"], rule["expr"]) for rule in rules())
-    for panel in panels():
-        for target in panel["targets"]:
-            yield panel["title"], target["expr"].replace("$__rate_interval", "1m")
+    return [*((rule["alert"], rule["expr"]) for rule in rules()), *shown()]
+
+
+def shown() -> list[tuple[str, str]]:
+    """The expressions of the panels, with their titles."""
+    return [
+        (panel["title"], target["expr"].replace("$__rate_interval", "1m"))
+        for panel in panels()
+        for target in panel["targets"]
+    ]

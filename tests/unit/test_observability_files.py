@@ -38,7 +38,7 @@ def test_an_expression_names_its_metrics() -> None:
     assert found == {"a_total", "f", "h:i"}
 
 
-@pytest.mark.parametrize(("where", "expression"), list(expressions()))
+@pytest.mark.parametrize(("where", "expression"), expressions())
 def test_every_metric_that_a_rule_or_a_panel_names_is_one_that_the_service_exports(where: str, expression: str) -> None:
     names = metrics_in(expression)
     assert names, where
