@@ -1,10 +1,10 @@
-# make demo | test | test-all | lint | faults | faults-long | bench | bench-check | install
+# make demo | test | test-all | test-observability | lint | faults | faults-long | bench | bench-check | install
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint faults faults-long bench bench-check format lock schemas clean
+.PHONY: install demo test test-all test-observability lint faults faults-long bench bench-check format lock schemas clean
 
 install: $(INSTALLED)
 
@@ -20,7 +20,11 @@ test: install
 
 # And the few tests that wait out a minute.
 test-all: install
-	$(BIN)/pytest -m "not bench"
+	$(BIN)/pytest -m "not bench and not observability"
+
+# A real Prometheus (Debian's) and a real OpenTelemetry Collector (built by Go in two minutes, once) around the service.
+test-observability: install
+	$(BIN)/pytest -m observability
 
 lint: install
 	$(BIN)/ruff check .
