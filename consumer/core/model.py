@@ -113,6 +113,8 @@ class Heard:
     attempts: list[Attempt] = field(default_factory=list)
     queue_seconds: float | None = None
     infer_seconds: float | None = None
+    refine_seconds: float | None = None
+    """What a correction took, whatever came of it; None: nobody was asked for one."""
 
 
 class Engine(Protocol):

@@ -84,6 +84,7 @@ class Transcribed:
     attempts: tuple[Attempt, ...] = ()
     queue_seconds: float | None = None
     infer_seconds: float | None = None
+    refine_seconds: float | None = None
     wer: WordErrors | None = None
     dedup: DedupWrite | None = None
 
@@ -135,6 +136,7 @@ class Transcribed:
             audio_seconds=self.recognised.audio_seconds,
             queue=self.queue_seconds,
             infer=self.infer_seconds,
+            refine=self.refine_seconds,
             cost_usd=self.cost_usd,
             wer=self.wer,
             confidence=self.recognised.confidence,
@@ -280,6 +282,7 @@ def _metric(
     audio_seconds: float | None = None,
     queue: float | None = None,
     infer: float | None = None,
+    refine: float | None = None,
     wer: WordErrors | None = None,
     confidence: float | None = None,
 ) -> TranscriptionMetric:
@@ -300,6 +303,7 @@ def _metric(
             decode=notes.decode_seconds,
             queue=queue,
             infer=infer,
+            refine=refine,
             commit=moment.commit_seconds,
         ),
         cost_usd=cost_usd,
