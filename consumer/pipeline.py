@@ -1,7 +1,7 @@
 """THE PATH: one event from its record to its outcome, a line for each step.
 
-    record → event → digest → (moved to its lane) → heard before? → (parked) → fetch → decode → recognise → (refine)
-    → outcome
+    record → event → digest → (moved to its lane) → heard before? → (parked) → fetch → decode → recognise
+    → (compare) → (refine) → outcome
 
 Chunks, batches and the choice of engine are behind ``recognise``; Kafka is on both ends and not in here.
 """
@@ -302,7 +302,11 @@ class Pipeline:
                 span.stage("queue", waited_seconds)
                 if heard.infer_seconds is not None:
                     span.stage("infer")
-                return replace(heard, queue_seconds=waited_seconds), route
+                heard = replace(heard, queue_seconds=waited_seconds)
+                heard = await self._looks.compare(heard, recording, wish)
+                if heard.shadow_seconds is not None:
+                    span.stage("shadow")
+                return heard, route
         except ReasonedError as error:
             if under_way == "fetch" and source.fetch_seconds is not fetched_before:
                 span.stage("fetch", source.fetch_seconds)
@@ -327,8 +331,10 @@ class Pipeline:
             attempts=tuple(heard.attempts),
             queue_seconds=heard.queue_seconds,
             infer_seconds=heard.infer_seconds,
+            shadow_seconds=heard.shadow_seconds,
             refine_seconds=heard.refine_seconds,
             wer=await self._word_errors(journey, heard.recognised),
+            disagreement=heard.disagreement,
             dedup=dedup,
         )
 

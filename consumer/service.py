@@ -48,7 +48,10 @@ async def serve(settings: Settings) -> None:
         try:
             async with watched(settings, loop_monitor) as vitals:
                 spending = _spending(settings, lanes=await topics.check(settings))
-                async with hearing(settings, vitals.batches) as (recordings, engine), second_looks(settings) as looks:
+                async with (
+                    hearing(settings, vitals.batches) as (recordings, engine),
+                    second_looks(settings, engine) as looks,
+                ):
                     vitals.engine_is(engine, recordings)
                     await _serve(settings, recordings, engine, looks, stopping, vitals, spending)
         except BaseExceptionGroup as group:

@@ -75,6 +75,7 @@ class Measures:
         if isinstance(outcome, Transcribed):
             self._stage("queue", outcome.queue_seconds, sampled)
             self._stage("infer", outcome.infer_seconds, sampled)
+            self._stage("shadow", outcome.shadow_seconds, sampled)
             self._stage("refine", outcome.refine_seconds, sampled)
             if not outcome.attempts and not notes.attempts:
                 return

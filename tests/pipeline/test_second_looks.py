@@ -1,7 +1,8 @@
-"""A corrected text is published beside the heard one, is remembered with it, and is paid for once."""
+"""Second looks at a text, in the service: a correction is published and remembered, a second engine only compared."""
 
 import asyncio
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.support.scripted_chat import Question, ScriptedChat
 pytestmark = pytest.mark.kafka
 
 CALL_USD = Decimal(200 * 2 + 20 * 10) / 1_000_000
+CLIP_USD = Decimal("0.0045") / 60 / 10
+"""A tenth of a second of gpt-transcribe."""
 
 
 def _shout(question: Question) -> str:
@@ -21,7 +24,7 @@ def _shout(question: Question) -> str:
 
 @pytest.fixture(scope="module")
 def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcomes, list[Question]]:
-    """A critical event, an equal one, and one that nobody has corrected."""
+    """A critical event, an equal one, and one that nobody has corrected; a second engine hears both recordings."""
 
     async def scene() -> tuple[Outcomes, list[Question]]:
         folder = tmp_path_factory.mktemp("refined")
@@ -36,13 +39,16 @@ def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcom
                 refine_input_usd_per_million_tokens=2.0,
                 refine_output_usd_per_million_tokens=10.0,
                 budget_usd_per_month=1.0,
+                shadow_engine="openai",
+                shadow_share=1.0,
             )
             events = [
                 event("first", first.uri, critical=True),
                 event("again", first.uri, critical=True),
                 event("other", other.uri),
             ]
-            return await serve_these(settings, *map(Written, events)), api.questions
+            environment = {"OPENAI_BASE_URL": api.base_url, "OPENAI_API_KEY": "x"}
+            return await serve_these(settings, *map(Written, events), **environment), api.questions
 
     return asyncio.run(scene())
 
@@ -59,9 +65,32 @@ def test_raw_and_corrected_text_are_both_published_and_remembered(run: tuple[Out
 
 def test_the_metric_says_what_the_correction_took_and_cost(run: tuple[Outcomes, list[Question]]) -> None:
     found, _ = run
-    paid = [found.metric(name) for name in ("first", "again", "other") if found.metric(name)["cost_usd"]]
-    (metric,) = paid
+    metric = _leader(found)
     assert metric["latency_seconds"]["refine"] > 0
-    assert [(line["engine"], line["outcome"]) for line in metric["attempts"]] == [("simulated", "ok"), ("refine", "ok")]
-    assert Decimal(str(metric["cost_usd"])) == Decimal(str(metric["attempts"][-1]["cost_usd"])) == CALL_USD
+    lines = [(line["engine"], line["outcome"]) for line in metric["attempts"]]
+    assert lines == [("simulated", "ok"), ("openai", "ok"), ("refine", "ok")]
+    costs = [Decimal(str(line["cost_usd"])) for line in metric["attempts"]]
+    assert costs == [0, CLIP_USD, CALL_USD]
+    assert Decimal(str(metric["cost_usd"])) == sum(costs)
     assert found.metric("other")["latency_seconds"]["refine"] is None
+
+
+def test_of_a_second_engine_only_its_disagreement_and_its_cost_are_published(
+    run: tuple[Outcomes, list[Question]],
+) -> None:
+    found, _ = run
+    for metric in (_leader(found), found.metric("other")):
+        assert metric["disagreement"]["against"] == "openai"
+        assert metric["disagreement"]["words"] == 2
+        assert metric["disagreement"]["errors"] >= 2
+        assert metric["latency_seconds"]["shadow"] > 0
+        assert metric["engine"]["name"] == "simulated"
+    assert all(record.json["text"].startswith("simulated") for record in found.transcripts)
+    (cached,) = [record.json for record in found.metrics if record.json["cached"]]
+    assert (cached["disagreement"], cached["cost_usd"], cached["attempts"]) == (None, 0.0, [])
+
+
+def _leader(found: Outcomes) -> Any:
+    """The metric of whichever of the two equal events was heard."""
+    (metric,) = [one for one in map(found.metric, ("first", "again")) if not one["cached"]]
+    return metric
