@@ -137,7 +137,11 @@ class Refiner:
         if correction.wish.purse.exhausted(most) is not None:
             raise _UncorrectedError("a budget leaves too little for it")
         async with self._turn(correction.ends):
-            grant = await correction.wish.purse.reserve(most)
+            try:
+                async with asyncio.timeout_at(correction.ends):
+                    grant = await correction.wish.purse.reserve(most)
+            except TimeoutError as error:
+                raise _UncorrectedError("the money for it came too late") from error
             if isinstance(grant, Exhausted):
                 raise _UncorrectedError("a budget leaves too little for it")
             try:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from consumer.core.breaker import BreakerState
+from consumer.core.budget import Exhausted, Grant
 from consumer.core.model import Heard, Urgency, Wish
 from consumer.engines.refiner import Refiner
 from consumer.errors import ServiceError
@@ -139,6 +140,18 @@ async def test_a_silent_model_is_given_up_after_its_time_and_an_event_without_ti
         assert heard.recognised.warnings == [WarningCode.REFINE_FAILED]
         assert len(api.questions) == 1
         api.may_answer.set()
+
+
+async def test_money_that_is_slow_to_come_does_not_hold_an_event_beyond_its_deadline() -> None:
+    class Slow(Money):
+        async def reserve(self, microusd: int) -> Grant | Exhausted:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets it")
+
+    async with ScriptedChat(_fix) as api, _refining(api) as refiner:
+        wish = Wish(deadline=asyncio.get_running_loop().time() + 0.6, purse=Slow(1_000_000))
+        heard = await refiner.refine(_heard(), DIGEST, wish)
+    assert (heard.recognised.warnings, api.questions) == ([WarningCode.REFINE_FAILED], [])
 
 
 async def test_no_more_are_under_way_than_the_settings_say_and_who_gets_no_turn_goes_on_without() -> None:
