@@ -14,6 +14,8 @@
 Every one of the last three carries a reason code and a detail that says what went wrong and what to do.
 """
 
+import errno
+import sqlite3
 from typing import ClassVar
 
 from schemas.codes import Hold, Reason
@@ -84,3 +86,11 @@ class MachineError(TransientError):
 
 class RecordingError(ReasonedError):
     """The bytes cannot be served, at whatever address and for whomever."""
+
+
+def is_the_machines(error: Exception) -> bool:
+    """Whether any event would fail like this: none of them must pay for it."""
+    full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, sqlite3.Error | MemoryError) or (
+        isinstance(error, OSError) and error.errno in full_or_broken
+    )

@@ -1,14 +1,13 @@
 """THE PATH: one event from its record to its outcome, a line for each step.
 
-    record → event → digest → (moved to its lane) → heard before? → (parked) → fetch → decode → recognise → outcome
+    record → event → digest → (moved to its lane) → heard before? → (parked) → fetch → decode → recognise
+    → (compare) → (refine) → outcome
 
 Chunks, batches and the choice of engine are behind ``recognise``; Kafka is on both ends and not in here.
 """
 
 import asyncio
-import errno
 import logging
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,7 +24,8 @@ from consumer.core.parking import Waited, cost_usd
 from consumer.core.prices import total_usd
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
-from consumer.errors import EarwitnessError, EventError, HoldError, ReasonedError, ServiceError
+from consumer.engines.second_looks import NO_LOOKS, SecondLooks
+from consumer.errors import EarwitnessError, EventError, HoldError, ReasonedError, ServiceError, is_the_machines
 from consumer.journey import Journey, too_late
 from consumer.settings import Settings
 from consumer.settled import Memory, Settled, dead_lettered, describe
@@ -68,6 +68,7 @@ class Pipeline:
         tracing: Tracing,
         partitions: Callable[[], int],
         purse: Callable[[int, str], Purse] = lambda *_: UNLIMITED,
+        looks: SecondLooks = NO_LOOKS,
     ) -> None:
         """``purse`` gives what pays for a tenant's events in a partition."""
         self._settings = settings
@@ -81,6 +82,7 @@ class Pipeline:
         self._deferred_by_day = 0
         """Deferred events that are served outside of the cheap hours, since the engine was idle; one at most."""
         self._purse = purse
+        self._looks = looks
 
     async def settle(self, record: Record) -> Settled:
         """Decide one event: whatever is wrong with it becomes a dead letter. Raises ServiceError for what is not."""
@@ -102,7 +104,7 @@ class Pipeline:
             span.end()
             raise
         except Exception as error:
-            if _is_the_machines(error):
+            if is_the_machines(error):
                 raise ServiceError(f"this machine fails the service ({error!r}): see to its disk and memory") from error
             log.exception("unexpected_error at %s/%d/%d", record.topic, record.partition, record.offset)
             outcome = dead_lettered(
@@ -216,7 +218,7 @@ class Pipeline:
         if (recognised := self._remembered(owner, key)) is not None:
             return await self._from_cache(journey, recognised), None
         with self._in_its_hours(journey, key):
-            landing = await self._land(journey, key, lambda flight: self._hear(journey, digest, flight))
+            landing = await self._land(journey, key, lambda flight: self._lead(journey, digest, flight))
         if not landing.first:
             return await self._from_cache(journey, landing.heard.recognised), None
         try:
@@ -275,12 +277,19 @@ class Pipeline:
             if not journey.leads:
                 journey.span.stage("wait")
 
-    async def _hear(self, journey: Journey, digest: str, flight: Flight) -> Result:
-        """Lead a recognition, on behalf of all who want these bytes heard."""
-        notes, source, span, clock = journey.notes, journey.source, journey.span, self._memory.clock
+    async def _lead(self, journey: Journey, digest: str, flight: Flight) -> Result:
+        """Have a recording heard, on behalf of all who want these bytes heard, and its text corrected if need be."""
         journey.leads = True
-        fetched_before, under_way = source.fetch_seconds, "fetch"
         wish = replace(journey.wish, urgency=flight.urgency, begins=flight.begins, spent=journey.spent.extend)
+        heard, route = await self._hear(journey, digest, wish)
+        heard = await self._looks.refine(heard, digest, wish)
+        if heard.refine_seconds is not None:
+            journey.span.stage("refine")
+        return heard, route
+
+    async def _hear(self, journey: Journey, digest: str, wish: Wish) -> Result:
+        notes, source, span, clock = journey.notes, journey.source, journey.span, self._memory.clock
+        fetched_before, under_way = source.fetch_seconds, "fetch"
         try:
             async with self._recordings.samples(source, digest) as recording:
                 if source.fetch_seconds is not fetched_before:
@@ -293,7 +302,11 @@ class Pipeline:
                 span.stage("queue", waited_seconds)
                 if heard.infer_seconds is not None:
                     span.stage("infer")
-                return replace(heard, queue_seconds=waited_seconds), route
+                heard = replace(heard, queue_seconds=waited_seconds)
+                heard = await self._looks.compare(heard, recording, wish)
+                if heard.shadow_seconds is not None:
+                    span.stage("shadow")
+                return heard, route
         except ReasonedError as error:
             if under_way == "fetch" and source.fetch_seconds is not fetched_before:
                 span.stage("fetch", source.fetch_seconds)
@@ -318,7 +331,10 @@ class Pipeline:
             attempts=tuple(heard.attempts),
             queue_seconds=heard.queue_seconds,
             infer_seconds=heard.infer_seconds,
+            shadow_seconds=heard.shadow_seconds,
+            refine_seconds=heard.refine_seconds,
             wer=await self._word_errors(journey, heard.recognised),
+            disagreement=heard.disagreement,
             dedup=dedup,
         )
 
@@ -327,11 +343,3 @@ class Pipeline:
         if reference is None:
             return None
         return await asyncio.to_thread(word_errors, reference, recognised.text, language)
-
-
-def _is_the_machines(error: Exception) -> bool:
-    """Whether any event would fail like this: none of them must pay for it."""
-    full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return isinstance(error, sqlite3.Error | MemoryError) or (
-        isinstance(error, OSError) and error.errno in full_or_broken
-    )

@@ -20,6 +20,7 @@ from consumer.dedup.store import DedupSlices
 from consumer.engines.choose import choose_engine, profile_of
 from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
+from consumer.engines.second_looks import SecondLooks, second_looks
 from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
 from consumer.kafka.client import connection
@@ -47,9 +48,12 @@ async def serve(settings: Settings) -> None:
         try:
             async with watched(settings, loop_monitor) as vitals:
                 spending = _spending(settings, lanes=await topics.check(settings))
-                async with hearing(settings, vitals.batches) as (recordings, engine):
+                async with (
+                    hearing(settings, vitals.batches) as (recordings, engine),
+                    second_looks(settings, engine) as looks,
+                ):
                     vitals.engine_is(engine, recordings)
-                    await _serve(settings, recordings, engine, stopping, vitals, spending)
+                    await _serve(settings, recordings, engine, looks, stopping, vitals, spending)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
         log.info(
@@ -106,6 +110,7 @@ async def _serve(
     settings: Settings,
     recordings: Recordings,
     engine: HybridEngine,
+    looks: SecondLooks,
     stopping: "_Stopping",
     vitals: Vitals,
     spending: Spending | None,
@@ -126,6 +131,7 @@ async def _serve(
                 tracing=Tracing(settings.group_id),
                 partitions=intake.partitions,
                 purse=spending.purse if spending is not None else lambda *_: UNLIMITED,
+                looks=looks,
             )
 
         beside = [tasks.create_task(watch(settings), name="watch metrics")] if settings.watch_metrics else []

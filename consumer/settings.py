@@ -30,6 +30,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from consumer.quality_settings import QualitySettings
 from schemas.topics import Topics
 
 PREFIX = "EARWITNESS_"
@@ -98,7 +99,7 @@ TenantBudgets = Annotated[list[str], NoDecode, BeforeValidator(_split), AfterVal
 """`tenant=usd`, a list; in the environment comma-separated."""
 
 
-class Settings(BaseSettings):
+class Settings(QualitySettings):
     """Everything that can be set; ``earwitness config`` prints it with where each value came from."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, use_attribute_docstrings=True)

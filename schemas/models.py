@@ -120,6 +120,7 @@ class Disagreement(WordErrors):
     """How far a second engine's text is from the published one."""
 
     against: str
+    """The second engine's name; with its model, as ``ctc/some/model``, where both engines have one name."""
 
 
 class LatencySeconds(Model):
@@ -130,6 +131,7 @@ class LatencySeconds(Model):
     decode: float | None = None
     queue: float | None = None
     infer: float | None = None
+    shadow: float | None = None
     refine: float | None = None
     commit: float | None = None
 
@@ -163,6 +165,8 @@ class TranscriptionMetric(Model):
     cached: bool = False
     critical: bool = False
     audio_seconds: float | None = None
+    language: str | None = None
+    """Of the transcript."""
     latency_seconds: LatencySeconds
     cost_usd: float = 0.0
     wer: WordErrors | None = None

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli import (
+    compare,
     config,
     cost,
     dead_letters,
@@ -42,6 +43,7 @@ app.command()(quantize.quantize)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(cost.cost)
+app.command()(compare.compare)
 app.command()(watch_metrics.watch_metrics)
 app.command()(summary.summary)
 app.command()(summary.report)

@@ -28,9 +28,9 @@ def summary(
     """Print the figures of the last hours: events, audio, latency, cost, word errors, by engine and tenant."""
     from consumer.cli import summary_view
 
-    since, until = _span(hours)
+    since, until = span_of(hours)
     sums = Summary()
-    unreadable = _read(settings_of(ctx), since, until, sums.add)
+    unreadable = read_all(settings_of(ctx), since, until, sums.add)
     if as_json:
         span = {"since": f"{since:%FT%TZ}", "until": f"{until:%FT%TZ}", "unreadable": unreadable}
         print(json.dumps({**span, **sums.as_dict()}, indent=2, ensure_ascii=False))
@@ -46,9 +46,9 @@ def report(
     """Write one self-contained page with the figures of the last hours and how they went."""
     from consumer.telemetry.report import page
 
-    since, until = _span(hours)
+    since, until = span_of(hours)
     timeline = Timeline(since, until)
-    unreadable = _read(settings_of(ctx), since, until, timeline.add)
+    unreadable = read_all(settings_of(ctx), since, until, timeline.add)
     try:
         out.write_text(page(timeline, unreadable), encoding="utf-8")
     except OSError as error:
@@ -56,12 +56,13 @@ def report(
     print(f"{out}: {timeline.whole.total.events} events")
 
 
-def _span(hours: float) -> tuple[datetime, datetime]:
+def span_of(hours: float) -> tuple[datetime, datetime]:
+    """So many hours until now, in UTC."""
     until = utc_now()
     return until - timedelta(hours=hours), until
 
 
-def _read(settings: Settings, since: datetime, until: datetime, add: Callable[[TranscriptionMetric], None]) -> int:
+def read_all(settings: Settings, since: datetime, until: datetime, add: Callable[[TranscriptionMetric], None]) -> int:
     """Add every metric event of that time; how many records were none."""
     from consumer.kafka.reading import reading
 

@@ -6,12 +6,13 @@ from decimal import Decimal
 from typing import Any
 
 from consumer.core.prices import ApiModel
+from consumer.core.refine import REFINER
 from schemas.codes import Outcome
 from schemas.models import TranscriptionMetric
 
 MINUTES = Decimal(1_000_000)
 """What-if figures are for so many minutes of audio."""
-API_ENGINES = frozenset({"openai"})
+API_ENGINES = frozenset({"openai", REFINER})
 """Engines that are paid by their makers' price lists; the others run on machines of one's own."""
 _SIXTY = Decimal(60)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from consumer.core.budget import UNLIMITED, Purse
-from schemas.models import Attempt, EngineRef, Recognised
+from schemas.models import Attempt, Disagreement, EngineRef, Recognised
 
 SAMPLE_RATE = 16_000
 """Hertz. Every engine hears 16 kHz mono."""
@@ -113,6 +113,11 @@ class Heard:
     attempts: list[Attempt] = field(default_factory=list)
     queue_seconds: float | None = None
     infer_seconds: float | None = None
+    refine_seconds: float | None = None
+    """What a correction took, whatever came of it; None: nobody was asked for one."""
+    shadow_seconds: float | None = None
+    """What was waited for a second engine, whatever came of it; None: none was asked."""
+    disagreement: Disagreement | None = None
 
 
 class Engine(Protocol):

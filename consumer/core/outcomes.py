@@ -21,6 +21,7 @@ from schemas.models import (
     Attempt,
     DeadLetter,
     DedupEntry,
+    Disagreement,
     EngineRef,
     LatencySeconds,
     Origin,
@@ -84,7 +85,10 @@ class Transcribed:
     attempts: tuple[Attempt, ...] = ()
     queue_seconds: float | None = None
     infer_seconds: float | None = None
+    shadow_seconds: float | None = None
+    refine_seconds: float | None = None
     wer: WordErrors | None = None
+    disagreement: Disagreement | None = None
     dedup: DedupWrite | None = None
 
     def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
@@ -133,10 +137,14 @@ class Transcribed:
             engine=self.recognised.engine,
             cached=self.cached,
             audio_seconds=self.recognised.audio_seconds,
+            language=self.recognised.language,
             queue=self.queue_seconds,
             infer=self.infer_seconds,
+            shadow=self.shadow_seconds,
+            refine=self.refine_seconds,
             cost_usd=self.cost_usd,
             wer=self.wer,
+            disagreement=self.disagreement,
             confidence=self.recognised.confidence,
             attempts=[*self.notes.attempts, *self.attempts],
         )
@@ -278,9 +286,13 @@ def _metric(
     engine: EngineRef | None = None,
     cached: bool = False,
     audio_seconds: float | None = None,
+    language: str | None = None,
     queue: float | None = None,
     infer: float | None = None,
+    shadow: float | None = None,
+    refine: float | None = None,
     wer: WordErrors | None = None,
+    disagreement: Disagreement | None = None,
     confidence: float | None = None,
 ) -> TranscriptionMetric:
     event = notes.event
@@ -294,16 +306,20 @@ def _metric(
         cached=cached,
         critical=event.critical if event is not None else False,
         audio_seconds=audio_seconds,
+        language=language,
         latency_seconds=LatencySeconds(
             total=max(0.0, (moment.now - notes.published_at).total_seconds()),
             fetch=notes.fetch_seconds,
             decode=notes.decode_seconds,
             queue=queue,
             infer=infer,
+            shadow=shadow,
+            refine=refine,
             commit=moment.commit_seconds,
         ),
         cost_usd=cost_usd,
         wer=wer,
+        disagreement=disagreement,
         confidence=confidence,
         attempts=attempts[-_ATTEMPTS_AT_MOST:],
         completed_at=moment.now,

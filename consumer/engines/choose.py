@@ -22,17 +22,35 @@ def choose_engine(settings: Settings, observe: Callable[[BatchReport[Any]], None
     ``observe`` is told of every batch of a model of our own.
     Raises ServiceError for a model that is a folder's path where no folder is.
     """
-    primary: Engine
-    match settings.engine:
-        case "simulated":
-            primary = SimulatedEngine(settings, observe=observe)
-        case "openai":
-            primary = OpenAIEngine(settings)
-        case _:
-            _demand_model(settings.model)
-            primary = LocalEngine(settings, observe=observe)
+    primary = _new_engine(settings, observe)
     fallback = OpenAIEngine(settings) if settings.fallback == "openai" and settings.engine != "openai" else None
     return HybridEngine(primary, fallback, settings)
+
+
+def choose_shadow(settings: Settings, serving: HybridEngine) -> Engine | None:
+    """The engine that some recordings are compared by, not started yet; or the API engine that ``serving`` has, since
+    the limits hold for all that is asked of the API. Raises ServiceError for one that would only repeat the first.
+    """
+    if settings.shadow_engine is None:
+        return None
+    chosen = {"engine": settings.shadow_engine, "model": settings.shadow_model or settings.model}
+    is_same = settings.shadow_engine == settings.engine and settings.engine != "simulated"
+    if is_same and (settings.engine == "openai" or settings.shadow_model == settings.model):
+        raise ServiceError("shadow_engine is the engine that serves, with its own model: name another one, or none")
+    if settings.shadow_engine == "openai" and serving.api is not None:
+        return serving.api
+    return _new_engine(settings.model_copy(update=chosen), lambda _: None)
+
+
+def _new_engine(settings: Settings, observe: Callable[[BatchReport[Any]], None]) -> Engine:
+    match settings.engine:
+        case "simulated":
+            return SimulatedEngine(settings, observe=observe)
+        case "openai":
+            return OpenAIEngine(settings)
+        case _:
+            _demand_model(settings.model)
+            return LocalEngine(settings, observe=observe)
 
 
 def _demand_model(model: str) -> None:

@@ -54,6 +54,8 @@ class HybridEngine:
         if fallback is not None:
             self._sides[Side.FALLBACK] = guarded_by(fallback, breakers.fallback or breaker_of(fallback, settings))
         primary_route = Route.POLICY if isinstance(primary, OpenAIEngine) else Route.LOCAL
+        self._apis = [side.engine for side in self._sides.values() if isinstance(side.engine, OpenAIEngine)]
+        """Those that the group's limits are shared out to."""
         self._router = Router(settings.critical_route, primary_route, route_rules(settings.route_rules))
         self._load = Load()
         self._settings = settings
@@ -67,6 +69,15 @@ class HybridEngine:
     @property
     def primary(self) -> Engine:
         return self._sides[Side.PRIMARY].engine
+
+    @property
+    def api(self) -> OpenAIEngine | None:
+        """The API engine, if one of the two is one."""
+        return next(iter(self._apis), None)
+
+    def share_limits_with(self, api: OpenAIEngine) -> None:
+        """Somebody beside the two asks the API too, where neither of them does."""
+        self._apis.append(api)
 
     @property
     def is_idle(self) -> bool:
@@ -83,15 +94,13 @@ class HybridEngine:
 
     def set_share(self, share: float) -> None:
         """How much of the group's API limits this process may use, 0 to 1."""
-        for guarded in self._sides.values():
-            if isinstance(guarded.engine, OpenAIEngine):
-                guarded.engine.gate.set_share(share)
+        for api in self._apis:
+            api.gate.set_share(share)
 
     def add_new_share(self, part: float) -> None:
         """A part of that share which no process has ever had."""
-        for guarded in self._sides.values():
-            if isinstance(guarded.engine, OpenAIEngine):
-                guarded.engine.gate.add_new_share(part)
+        for api in self._apis:
+            api.gate.add_new_share(part)
 
     def language_of(self, wish: Wish) -> str | None:
         """The language of the dedup key, fixed before routing: the primary's own code, or the fallback's for a

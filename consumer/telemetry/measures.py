@@ -25,6 +25,7 @@ from opentelemetry.trace import SpanContext
 
 from consumer.core.distribution import Distribution, Example
 from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
+from consumer.core.refine import REFINER
 from consumer.core.tally import Tally, attempts_of
 from consumer.telemetry import catalogue
 from consumer.telemetry.catalogue import Instrument
@@ -74,6 +75,8 @@ class Measures:
         if isinstance(outcome, Transcribed):
             self._stage("queue", outcome.queue_seconds, sampled)
             self._stage("infer", outcome.infer_seconds, sampled)
+            self._stage("shadow", outcome.shadow_seconds, sampled)
+            self._stage("refine", outcome.refine_seconds, sampled)
             if not outcome.attempts and not notes.attempts:
                 return
         self._attempts(outcome, sampled)
@@ -122,7 +125,7 @@ class Measures:
     def _attempts(self, outcome: Transcribed | DeadLettered, sampled: SpanContext | None) -> None:
         for attempt in attempts_of(outcome):
             labels: Labels = (
-                (gen_ai.GEN_AI_OPERATION_NAME, SPEECH_TO_TEXT),
+                (gen_ai.GEN_AI_OPERATION_NAME, "chat" if attempt.engine == REFINER else SPEECH_TO_TEXT),
                 (gen_ai.GEN_AI_PROVIDER_NAME, attempt.engine),
                 (gen_ai.GEN_AI_REQUEST_MODEL, attempt.model),
                 *(((ERROR_TYPE, attempt.outcome),) if attempt.outcome != "ok" else ()),

@@ -3,7 +3,7 @@
 One trace tells an event's story: the publisher's ``send``, here ``process`` as its child (and linked to it: a
 record is processed alone, so the conventions allow the sender as parent), and below it a span for each stage:
 
-    receive → fetch → decode → queue → infer → commit
+    receive → fetch → decode → queue → infer → (shadow) → (refine) → commit
 
 ``wait`` stands for fetch to infer where another event has the same recording heard; its trace tells of those.
 """

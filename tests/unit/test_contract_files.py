@@ -39,7 +39,16 @@ def test_golden_bytes_of_version_1_still_decode_to_what_they_say(name: str) -> N
     said: dict[str, Any] = json.loads(golden(name))
     decoded = CONTRACT[name].model_validate_json(golden(name))
     again = json.loads(encode(decoded))
-    assert {field: again[field] for field in said} == said
+    assert _as_far_as(again, said) == said
+
+
+def _as_far_as(value: Any, said: Any) -> Any:
+    """Without the fields that were added since."""
+    if isinstance(said, dict):
+        return {field: _as_far_as(value[field], inner) for field, inner in said.items()}
+    if isinstance(said, list) and len(value) == len(said):
+        return [_as_far_as(one, inner) for one, inner in zip(value, said, strict=True)]
+    return value
 
 
 @pytest.mark.parametrize("name", CONTRACT)

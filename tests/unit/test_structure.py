@@ -19,6 +19,7 @@ LONGEST_FUNCTION = 60
 
 LAYERS = (
     {"schemas"},
+    {"consumer.quality_settings"},
     {"consumer.errors", "consumer.settings"},
     {"consumer.core"},
     {"consumer.retrying", "consumer.telemetry", "consumer.to_the_end"},
@@ -47,7 +48,7 @@ IMPURE = {
 HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "librosa", "numba")
 
 RESERVED: dict[str, str] = {
-    "Route.REFINE": "of the contract; given once weak transcripts are heard again",
+    "Route.REFINE": "of the contract; the route says who heard the words, and a correction is a line of the ledger",
 }
 """Codes that readers of the contract know already and nothing gives yet."""
 
