@@ -25,7 +25,15 @@ from consumer.core.prices import total_usd
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
 from consumer.engines.second_looks import NO_LOOKS, SecondLooks
-from consumer.errors import EarwitnessError, EventError, HoldError, ReasonedError, ServiceError, is_the_machines
+from consumer.errors import (
+    EarwitnessError,
+    EventError,
+    HoldError,
+    ReasonedError,
+    RecordingError,
+    ServiceError,
+    is_the_machines,
+)
 from consumer.journey import Journey, too_late
 from consumer.settings import Settings
 from consumer.settled import Memory, Settled, dead_lettered, describe
@@ -311,6 +319,8 @@ class Pipeline:
             if under_way == "fetch" and source.fetch_seconds is not fetched_before:
                 span.stage("fetch", source.fetch_seconds)
                 under_way = "decode"
+            elif under_way == "fetch" and isinstance(error, RecordingError):
+                under_way = "decode"  # the bytes were here already
             span.stage(under_way, failed=error.reason)
             raise
         finally:

@@ -24,7 +24,15 @@ from tests.support.scenario import clip_in_partition, fresh_service, settings_fo
 
 pytestmark = [pytest.mark.observability, pytest.mark.kafka, pytest.mark.timeout(900)]
 
-EVENTS = 3
+FAILING = {
+    "missing": ("not_found", "fetch"),
+    "forbidden": ("uri_not_allowed", None),
+    "empty": ("empty", "fetch"),
+    "not audio": ("unsupported_format", "decode"),
+    "too late": ("deadline_exceeded", None),
+}
+"""By event, the dead letter's reason and the stage that failed."""
+EVENTS = 3 + len(FAILING)
 STAGES = {"receive", "fetch", "decode", "queue", "infer", "commit"}
 NOTHING_FAILS_HERE = "Failed attempts in a second"
 """The simulated engine never fails: this panel alone may be empty."""
@@ -45,25 +53,43 @@ class Seen:
     events: float | None = None
     received_spans: float | None = None
 
-    def trace_of(self, event_id: str) -> dict[str, SeenSpan]:
-        """The spans of an event's trace by name."""
-        (process,) = (span for span in self.spans if span.attributes.get("earwitness.event_id") == event_id)
-        return {span.name: span for span in self.spans if span.trace_id == process.trace_id}
+    def processed(self, event_id: str) -> list[SeenSpan]:
+        """The spans of an event's processing; two if it was moved to the partition of its digest."""
+        return [span for span in self.spans if span.attributes.get("earwitness.event_id") == event_id]
+
+    def below(self, process: SeenSpan) -> dict[str, SeenSpan]:
+        """The spans below one, by name."""
+        return {span.name: span for span in self.spans if span.parent_id == process.span_id}
+
+    def sent(self, event_id: str) -> SeenSpan:
+        """The span of its publishing."""
+        (sent,) = (
+            span
+            for span in self.spans
+            if span.name.startswith("send ") and span.attributes["messaging.message.id"] == event_id
+        )
+        return sent
 
 
-def _events(folder: Path) -> list[dict[str, str]]:
-    clip = clip_in_partition(folder, 0)
-    missing = (folder / "missing.wav").as_uri()
+def _events(folder: Path) -> list[dict[str, Any]]:
+    clip, elsewhere = clip_in_partition(folder, 0), clip_in_partition(folder, 1, start=50)
+    (folder / "empty.wav").touch()
+    (folder / "noise.wav").write_bytes(bytes(range(256)) * 8)
     return [
         {"event_id": "plain", "uri": clip.uri, "sha256": clip.digest, "reference_text": clip.text},
         {"event_id": "again", "uri": clip.uri, "sha256": clip.digest},
-        {"event_id": "fails", "uri": missing, "sha256": "ab" * 32},
+        {"event_id": "moved", "uri": elsewhere.uri},  # its id is keyed elsewhere than its recording belongs
+        {"event_id": "missing", "uri": (folder / "missing.wav").as_uri()},
+        {"event_id": "forbidden", "uri": "file:///etc/hostname"},
+        {"event_id": "empty", "uri": (folder / "empty.wav").as_uri()},
+        {"event_id": "not audio", "uri": (folder / "noise.wav").as_uri()},
+        {"event_id": "too late", "uri": clip.uri, "sha256": clip.digest, "deadline_seconds": 1e-6},
     ]
 
 
 async def _publish(settings: Settings, manifest: Path, otlp_url: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(Path(sys.executable).with_name("earwitness"), "publish", "--jsonl", manifest),
+        *(Path(sys.executable).with_name("earwitness"), "publish", "--no-digest", "--jsonl", manifest),
         env={
             **os.environ,
             f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
@@ -137,18 +163,36 @@ def test_the_collector_would_say_so_if_it_did_not(collector_binary: Path, tmp_pa
 
 
 def test_the_collector_has_the_whole_trace_of_an_event_from_its_publishing_on(seen: Seen) -> None:
-    trace = seen.trace_of("plain")
-    sent, process = trace[f"send {seen.topic}"], trace[f"process {seen.topic}"]
-    assert trace.keys() >= {sent.name, process.name, *STAGES, "speech_to_text simulated"}
-    assert (sent.parent_id, process.parent_id) == ("", sent.span_id)
-    assert {trace[stage].parent_id for stage in STAGES} == {process.span_id}
-    assert (sent.kind, process.kind) == ("Producer", "Consumer")
+    (process,) = seen.processed("plain")
+    below = seen.below(process)
+    assert below.keys() == {*STAGES, "speech_to_text simulated"}
+    assert {span.trace_id for span in below.values()} == {process.trace_id}
+    assert (seen.sent("plain").kind, process.kind) == ("Producer", "Consumer")
 
 
-def test_the_collector_sees_what_failed(seen: Seen) -> None:
-    trace = seen.trace_of("fails")
-    assert [name for name, span in trace.items() if span.status == "Error"] == ["fetch", f"process {seen.topic}"]
-    assert trace["fetch"].attributes["error.type"] == "not_found"
+@pytest.mark.parametrize("event_id", ["plain", "again", "moved", *FAILING])
+def test_each_processing_is_a_child_of_the_publishing_and_ends_with_the_commit(seen: Seen, event_id: str) -> None:
+    sent = seen.sent(event_id)
+    assert sent.parent_id == ""
+    for process in seen.processed(event_id):
+        assert (process.trace_id, process.parent_id) == (sent.trace_id, sent.span_id)
+        assert seen.below(process).keys() >= {"receive", "commit"}
+
+
+@pytest.mark.parametrize(("event_id", "reason", "stage"), [(name, *how) for name, how in FAILING.items()])
+def test_what_failed_is_marked_where_it_failed(seen: Seen, event_id: str, reason: str, stage: str | None) -> None:
+    process = seen.processed(event_id)[-1]
+    assert (process.status, process.attributes["error.type"]) == ("Error", reason)
+    failed = [span for span in seen.below(process).values() if span.status == "Error"]
+    marked = {span.name: span.attributes["error.type"] for span in failed}
+    assert marked == ({stage: reason} if stage else {})
+
+
+def test_what_was_heard_before_is_not_heard_again_and_what_belongs_elsewhere_moves_once(seen: Seen) -> None:
+    (again,) = seen.processed("again")
+    assert not {"fetch", "infer"} & seen.below(again).keys()
+    outcomes = [span.attributes["earwitness.outcome"] for span in seen.processed("moved")]
+    assert sorted(outcomes) == ["moved", "transcribed"]
 
 
 def test_no_span_got_lost_on_the_way(seen: Seen) -> None:
