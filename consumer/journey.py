@@ -11,6 +11,11 @@ from consumer.telemetry.spans import EventSpan
 from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt, AudioEvent
 
+_MOVE_HEADROOM_BYTES = 1024
+"""What moving or parking adds to a record at most: a key and a few headers."""
+_ATTEMPT_BYTES = 400
+"""And for each try that was paid, its ledger line."""
+
 
 @dataclass(slots=True)
 class Journey:
@@ -27,6 +32,13 @@ class Journey:
     """Ledger lines of a recognition that this event led and that was cut off."""
     leads: bool = False
     """The recognition is this event's own; its stages are then drawn as it goes."""
+
+    def may_travel(self, limit_bytes: int) -> bool:
+        """Whether the record still fits on its topic with what moving or parking adds to it."""
+        record = self.notes.record
+        size_bytes = len(record.value or b"") + sum(len(name) + len(value) + 8 for name, value in record.headers)
+        size_bytes += _ATTEMPT_BYTES * sum(attempt.cost_usd > 0 for attempt in self.notes.attempts)
+        return size_bytes + _MOVE_HEADROOM_BYTES <= limit_bytes
 
     def warn(self, code: WarningCode) -> None:
         """Have the transcript say it, once."""

@@ -45,11 +45,6 @@ from schemas.topics import digest_partition
 
 log = logging.getLogger(__name__)
 
-_MOVE_HEADROOM_BYTES = 1024
-"""What moving or parking adds to a record at most: a key and a few headers."""
-_ATTEMPT_BYTES = 400
-"""And for each try that was paid, its ledger line."""
-
 
 class Recognises(Protocol):
     """Samples to words, by whichever engine the router picks."""
@@ -205,20 +200,13 @@ class Pipeline:
         left_seconds, deadline = hold.until - utc_now().timestamp(), journey.wish.deadline
         if deadline is not None and self._memory.clock() + left_seconds >= deadline:
             raise EventError(hold.reason, f"{hold.detail}, which is after its deadline")
-        if left_seconds > self._settings.max_hold_seconds and self._may_travel(journey):
+        if left_seconds > self._settings.max_hold_seconds and journey.may_travel(self._settings.max_event_bytes):
             return Parked(journey.notes, hold.why, datetime.fromtimestamp(hold.until, UTC))
         await asyncio.sleep(left_seconds)
         return None
 
     def _may_move(self, journey: Journey) -> bool:
-        return journey.moves.count < MOVES_LIMIT and self._may_travel(journey)
-
-    def _may_travel(self, journey: Journey) -> bool:
-        """Whether the record still fits on its topic with what moving or parking adds to it."""
-        record = journey.notes.record
-        size_bytes = len(record.value or b"") + sum(len(name) + len(value) + 8 for name, value in record.headers)
-        size_bytes += _ATTEMPT_BYTES * sum(attempt.cost_usd > 0 for attempt in journey.notes.attempts)
-        return size_bytes + _MOVE_HEADROOM_BYTES <= self._settings.max_event_bytes
+        return journey.moves.count < MOVES_LIMIT and journey.may_travel(self._settings.max_event_bytes)
 
     async def _words(self, journey: Journey, digest: str, owner: int) -> tuple[Settlement, Flight | None]:
         scope = journey.event.tenant if self._settings.dedup_scope == "tenant" else "*"
