@@ -68,7 +68,11 @@ async def receive(reader: asyncio.StreamReader) -> Frame | None:
 
 async def send(writer: asyncio.StreamWriter, header: dict[str, Any], payload: bytes = b"") -> None:
     """Write one frame. Raises ConnectionError where the reader is gone."""
-    writer.writelines(pack(header, payload))
+    frame = pack(header, payload)
+    try:
+        writer.writelines(frame)
+    except RuntimeError as error:  # so uvloop says that the pipe is closed already
+        raise ConnectionResetError(str(error)) from error
     await writer.drain()
 
 
