@@ -18,7 +18,7 @@ $(INSTALLED): compose/python.lock pyproject.toml
 test: install
 	$(BIN)/pytest
 
-# And the few tests that wait out a minute.
+# And the tests that take long for what they tell after an everyday change.
 test-all: install
 	$(BIN)/pytest -m "not bench and not observability"
 

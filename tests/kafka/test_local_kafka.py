@@ -17,7 +17,7 @@ from compose.local_kafka import LocalKafka, LocalKafkaError
 from tests.support.kafka import Written, make_topic, read_topic, write_records
 from tests.support.leftovers import child_processes
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.patient]
 ROOT = Path(__file__).parents[2]
 
 

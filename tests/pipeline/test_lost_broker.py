@@ -12,7 +12,7 @@ from tests.support.kafka import Written
 from tests.support.scenario import event, make_clip, outcomes, publish, settings_for, until_settled
 from tests.support.service import serving
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.patient]
 
 EVENTS, CLIPS = 60, 20
 LINES_AT_MOST = 40

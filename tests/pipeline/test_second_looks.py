@@ -11,7 +11,7 @@ from tests.support.kafka import Broker, Written
 from tests.support.scenario import Outcomes, event, make_clip, serve_these, settings_for
 from tests.support.scripted_chat import Question, ScriptedChat
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.patient]
 
 CALL_USD = Decimal(200 * 2 + 20 * 10) / 1_000_000
 CLIP_USD = Decimal("0.0045") / 60 / 10
