@@ -10,12 +10,28 @@ from consumer.core.model import Record
 from consumer.core.suspicion import CAREFUL_AFTER_DEATHS
 from consumer.kafka import lane
 from consumer.kafka.topics import create
+from consumer.settings import Settings
 from tests.support.kafka import Broker, Written, fresh_settings, read_topic, write_records
 from tests.support.lanes import Outcome, ScriptedWork, joined
 
 pytestmark = pytest.mark.kafka
 
 SLOW_SECONDS = 1.0
+
+
+@pytest.fixture
+async def settings(kafka: Broker, tmp_path: Path) -> Settings:
+    """Two lanes."""
+    settings = fresh_settings(
+        kafka.bootstrap_servers,
+        partitions=2,
+        state_dir=tmp_path,
+        session_timeout_ms=3000,
+        heartbeat_interval_ms=300,
+        commit_interval_ms=20,
+    )
+    await create(settings)
+    return settings
 
 
 class DeadlyWork(ScriptedWork):
@@ -44,19 +60,10 @@ async def happens(event: asyncio.Event) -> bool:
 
 
 async def test_an_event_that_is_tried_while_another_lane_has_the_killer_is_not_condemned(
-    kafka: Broker, tmp_path: Path
+    settings: Settings,
 ) -> None:
-    settings = fresh_settings(
-        kafka.bootstrap_servers,
-        partitions=2,
-        state_dir=tmp_path,
-        session_timeout_ms=3000,
-        heartbeat_interval_ms=300,
-        commit_interval_ms=20,
-    )
-    await create(settings)
     write_records(
-        kafka.bootstrap_servers,
+        settings.kafka_bootstrap_servers,
         settings.topics.events,
         [Written(b"killer", partition=0), Written(b"slow", partition=1)],
     )
@@ -66,29 +73,22 @@ async def test_an_event_that_is_tried_while_another_lane_has_the_killer_is_not_c
         async with joined(settings, work, drain=False) as member:
             await member.until(lambda work=work: work.deadly.is_set() or bool(work.condemned))  # type: ignore[misc]
             if not work.deadly.is_set():
-                await member.until(lambda: len(read_topic(kafka.bootstrap_servers, settings.topics.transcripts)) == 2)
+                await member.until(
+                    lambda: len(read_topic(settings.kafka_bootstrap_servers, settings.topics.transcripts)) == 2
+                )
         condemned += [record.value for record in work.condemned]
         if b"killer" in condemned:
             break
 
     assert condemned == [b"killer"]
-    assert len(read_topic(kafka.bootstrap_servers, settings.topics.transcripts)) == 2
+    assert len(read_topic(settings.kafka_bootstrap_servers, settings.topics.transcripts)) == 2
 
 
 async def test_lanes_wait_for_a_trial_only_so_long_as_a_killer_of_the_quick_kind_lives(
-    kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = fresh_settings(
-        kafka.bootstrap_servers,
-        partitions=2,
-        state_dir=tmp_path,
-        session_timeout_ms=3000,
-        heartbeat_interval_ms=300,
-        commit_interval_ms=20,
-    )
-    await create(settings)
     both = [Written(b"long", partition=0), Written(b"short", partition=1)]
-    write_records(kafka.bootstrap_servers, settings.topics.events, both)
+    write_records(settings.kafka_bootstrap_servers, settings.topics.events, both)
     for _ in range(CAREFUL_AFTER_DEATHS):
         dying = ScriptedWork()
         dying.held = {b"long", b"short"}

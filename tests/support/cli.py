@@ -4,10 +4,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from consumer.cli import main
+from consumer.settings import Settings
 
 
 class Earwitness:
@@ -24,6 +26,17 @@ class Earwitness:
         self.code = int(ended.value.code or 0)
         self.out, self.err = self._capsys.readouterr()
         return self.code
+
+
+def on_broker(
+    settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Earwitness:
+    """The command in a folder of its own, on the broker and the topics of ``settings``."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("EARWITNESS_KAFKA_BOOTSTRAP_SERVERS", settings.kafka_bootstrap_servers)
+    monkeypatch.setenv("EARWITNESS_TOPIC_PREFIX", settings.topic_prefix)
+    monkeypatch.setenv("EARWITNESS_PARTITIONS", "4")
+    return Earwitness(monkeypatch, capsys)
 
 
 @contextmanager

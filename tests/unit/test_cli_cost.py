@@ -10,7 +10,7 @@ from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.models import TranscriptionMetric
 from schemas.topics import Topics
-from tests.support.cli import Earwitness
+from tests.support.cli import Earwitness, on_broker
 from tests.support.kafka import Written, write_records
 from tests.unit.test_cost import NOON, attempt, metric
 
@@ -25,10 +25,7 @@ def earwitness(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Earwitness:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EARWITNESS_KAFKA_BOOTSTRAP_SERVERS", kafka_settings.kafka_bootstrap_servers)
-    monkeypatch.setenv("EARWITNESS_TOPIC_PREFIX", topics.prefix)
-    return Earwitness(monkeypatch, capsys)
+    return on_broker(kafka_settings, tmp_path, monkeypatch, capsys)
 
 
 def publish(settings: Settings, *metrics: TranscriptionMetric) -> None:

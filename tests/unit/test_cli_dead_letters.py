@@ -13,7 +13,7 @@ from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.codes import Header, Reason
 from schemas.models import DeadLetter, Origin, utc_now
-from tests.support.cli import Earwitness
+from tests.support.cli import Earwitness, on_broker
 from tests.support.kafka import Read, Written, read_topic, write_records
 
 pytestmark = pytest.mark.kafka
@@ -23,11 +23,7 @@ pytestmark = pytest.mark.kafka
 def earwitness(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Earwitness:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EARWITNESS_KAFKA_BOOTSTRAP_SERVERS", kafka_settings.kafka_bootstrap_servers)
-    monkeypatch.setenv("EARWITNESS_TOPIC_PREFIX", kafka_settings.topic_prefix)
-    monkeypatch.setenv("EARWITNESS_PARTITIONS", "4")
-    command = Earwitness(monkeypatch, capsys)
+    command = on_broker(kafka_settings, tmp_path, monkeypatch, capsys)
     command("topics", "create")
     return command
 

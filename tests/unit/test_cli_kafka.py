@@ -11,7 +11,7 @@ from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.codes import Reason, Route
 from schemas.models import DeadLetter, EngineRef, Origin, Transcript, utc_now
-from tests.support.cli import Earwitness
+from tests.support.cli import Earwitness, on_broker
 from tests.support.kafka import Read, Written, make_topic, read_topic, write_records
 
 pytestmark = pytest.mark.kafka
@@ -21,11 +21,7 @@ pytestmark = pytest.mark.kafka
 def earwitness(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Earwitness:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EARWITNESS_KAFKA_BOOTSTRAP_SERVERS", kafka_settings.kafka_bootstrap_servers)
-    monkeypatch.setenv("EARWITNESS_TOPIC_PREFIX", kafka_settings.topic_prefix)
-    monkeypatch.setenv("EARWITNESS_PARTITIONS", "4")
-    return Earwitness(monkeypatch, capsys)
+    return on_broker(kafka_settings, tmp_path, monkeypatch, capsys)
 
 
 @pytest.fixture

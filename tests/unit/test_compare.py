@@ -13,7 +13,7 @@ from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.models import Disagreement, EngineRef, TranscriptionMetric, WordErrors, utc_now
 from schemas.topics import Topics
-from tests.support.cli import Earwitness
+from tests.support.cli import on_broker
 from tests.support.kafka import Written, write_records
 from tests.unit.test_cost import metric
 
@@ -103,10 +103,7 @@ def test_the_command_reads_the_metrics_topic_and_prints_a_table_or_json(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EARWITNESS_KAFKA_BOOTSTRAP_SERVERS", kafka_settings.kafka_bootstrap_servers)
-    monkeypatch.setenv("EARWITNESS_TOPIC_PREFIX", topics.prefix)
-    earwitness = Earwitness(monkeypatch, capsys)
+    earwitness = on_broker(kafka_settings, tmp_path, monkeypatch, capsys)
     assert earwitness("compare") == 0
     assert "no event had a reference text" in earwitness.out
     events = [
