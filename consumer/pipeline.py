@@ -20,8 +20,8 @@ from consumer.core.event import MOVES_LIMIT, Moves, Notes, dedup_key, known_dige
 from consumer.core.model import Record, Recording, Urgency, Wish
 from consumer.core.off_peak import CheapHours
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Parked, Settlement, Transcribed
-from consumer.core.parking import Waited, cost_usd
-from consumer.core.prices import total_usd
+from consumer.core.parking import Waited
+from consumer.core.prices import spent_usd, total_usd
 from consumer.core.quality import word_errors
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
 from consumer.engines.second_looks import NO_LOOKS, SecondLooks
@@ -315,7 +315,7 @@ class Pipeline:
             notes.fetch_seconds, notes.decode_seconds = source.fetch_seconds, source.decode_seconds
 
     async def _from_cache(self, journey: Journey, recognised: Recognised) -> Transcribed:
-        wer, earlier_usd = await self._word_errors(journey, recognised), cost_usd(journey.notes.attempts)
+        wer, earlier_usd = await self._word_errors(journey, recognised), spent_usd(journey.notes.attempts)
         return Transcribed(journey.notes, recognised, Route.CACHE, cached=True, cost_usd=earlier_usd, wer=wer)
 
     async def _first_heard(self, journey: Journey, landing: Landing, dedup: DedupWrite) -> Transcribed:
@@ -325,7 +325,7 @@ class Pipeline:
             heard.recognised,
             landing.route,
             cached=False,
-            cost_usd=total_usd((heard.cost_usd, cost_usd(journey.notes.attempts))),
+            cost_usd=total_usd((heard.cost_usd, spent_usd(journey.notes.attempts))),
             attempts=tuple(heard.attempts),
             queue_seconds=heard.queue_seconds,
             infer_seconds=heard.infer_seconds,

@@ -4,7 +4,7 @@ _HALF_LIFE_SECONDS = 30.0
 """Of busy time: what was measured longer ago than that counts less than half."""
 
 
-class Load:
+class EngineBacklog:
     """Audio in hand of one engine, and the rate at which it gets through audio while it is busy.
 
     Times are seconds on whatever clock the caller uses throughout. The rate is a moving average over busy time, so

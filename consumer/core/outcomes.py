@@ -14,7 +14,7 @@ from typing import Any
 from consumer.core.event import Moves, Notes, parse_origin
 from consumer.core.model import Record
 from consumer.core.parking import PARKED_HEADERS, encode_attempts
-from consumer.core.prices import total_usd
+from consumer.core.prices import spent_usd
 from schemas.codec import encode
 from schemas.codes import Header, Hold, Outcome, Reason, Route, WarningCode
 from schemas.models import (
@@ -173,7 +173,7 @@ class DeadLettered:
             payload_base64=None if record.value is None else b64encode(record.value).decode("ascii"),
             failed_at=moment.now,
         )
-        cost_usd = total_usd(attempt.cost_usd for attempt in self.notes.attempts)
+        cost_usd = spent_usd(self.notes.attempts)
         metric = _metric(
             self.notes,
             moment,

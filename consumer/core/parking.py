@@ -1,6 +1,6 @@
 """What a parked event's headers say: why it waits, until when, its own key, and what it has cost so far; pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +8,6 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from consumer.core.model import Record
-from consumer.core.prices import total_usd
 from schemas.codes import Header, Hold
 from schemas.models import Attempt
 
@@ -53,11 +52,6 @@ def as_it_was(headers: Headers) -> tuple[bytes | None, list[tuple[str, bytes]]]:
     """The event's own key, and its headers as it comes back: it goes on saying what it has waited for."""
     key = next((value for name, value in headers if name == Header.PARKED_KEY), None)
     return key, [(name, value) for name, value in headers if name != Header.PARKED_KEY]
-
-
-def cost_usd(attempts: Iterable[Attempt]) -> float:
-    """What an event has cost before this recognition."""
-    return total_usd(attempt.cost_usd for attempt in attempts)
 
 
 def encode_attempts(attempts: list[Attempt]) -> bytes:

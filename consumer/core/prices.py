@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
+from schemas.models import Attempt
+
 MAX_REQUEST_BYTES = 25 * 1024 * 1024
 """The API counts the whole request, multipart framing included."""
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
@@ -32,6 +34,11 @@ def microusd(usd: Decimal | float) -> int:
 def total_usd(amounts: Iterable[float]) -> float:
     """The sum of amounts in US dollars, added up as the decimal numbers that they are written as."""
     return float(sum((Decimal(str(amount)) for amount in amounts), Decimal(0)))
+
+
+def spent_usd(attempts: Iterable[Attempt]) -> float:
+    """What tries have cost, in US dollars."""
+    return total_usd(attempt.cost_usd for attempt in attempts)
 
 
 @dataclass(frozen=True, slots=True)

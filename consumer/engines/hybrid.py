@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from consumer.core.backoff import RetryPolicy
 from consumer.core.breaker import BreakerState, BreakerStatus
-from consumer.core.load import Load
+from consumer.core.engine_backlog import EngineBacklog
 from consumer.core.model import Engine, Heard, Recording, Wish
 from consumer.core.router import Go, Refuse, Router, Side, SideState, route_rules
 from consumer.engines.breakers import is_slow
 from consumer.engines.guard import ATTEMPTS, Breakers, Guarded, breaker_of, default_breakers, guarded_by
-from consumer.engines.journey import Journey, refused, with_history
 from consumer.engines.openai_api import OpenAIEngine
+from consumer.engines.tries import Tries, refused, with_history
 from consumer.errors import EventError, HoldError, ReasonedError, SlowDownError, TransientError
 from consumer.settings import Settings
 from schemas.codes import Hold, Reason, Route
@@ -57,7 +57,7 @@ class HybridEngine:
         self._apis = [side.engine for side in self._sides.values() if isinstance(side.engine, OpenAIEngine)]
         """Those that the group's limits are shared out to."""
         self._router = Router(settings.critical_route, primary_route, route_rules(settings.route_rules))
-        self._load = Load()
+        self._in_hand = EngineBacklog()
         self._settings = settings
         self._wall_clock = wall_clock
         self._backoff = RetryPolicy(first_seconds=0.2, max_seconds=10.0)
@@ -82,7 +82,7 @@ class HybridEngine:
     @property
     def is_idle(self) -> bool:
         """The primary engine has nothing in hand."""
-        return self._load.is_idle
+        return self._in_hand.is_idle
 
     def breaker_states(self) -> dict[str, BreakerState]:
         """Each engine's breaker by side, for health and alerts."""
@@ -133,53 +133,53 @@ class HybridEngine:
         ``attempts_exhausted``, and HoldError for a wait that is known to be longer than ``max_hold_seconds``; each
         with the tries so far in ``attempts``.
         """
-        journey = Journey(recording, wish)
-        self._find_unfit(journey)
+        tries = Tries(recording, wish)
+        self._find_unfit(tries)
         try:
             while True:
                 decision = self._router.choose(
                     wish,
-                    *(self._state(side, journey) for side in Side),
+                    *(self._state(side, tries) for side in Side),
                     audio_seconds=recording.audio_seconds,
-                    late=self._would_be_late(journey),
+                    late=self._would_be_late(tries),
                 )
                 if isinstance(decision, Refuse):
-                    raise refused(journey)
-                self._check_deadline(journey)
+                    raise refused(tries)
+                self._check_deadline(tries)
                 if not isinstance(decision, Go):
-                    await self._until_possible(journey)
-                elif (heard := await self._try(decision.side, journey)) is not None:
-                    return with_history(heard, journey), decision.route
+                    await self._until_possible(tries)
+                elif (heard := await self._try(decision.side, tries)) is not None:
+                    return with_history(heard, tries), decision.route
         except ReasonedError as error:
-            if error.attempts is not journey.attempts:
-                error.attempts = journey.attempts
+            if error.attempts is not tries.attempts:
+                error.attempts = tries.attempts
             raise
         except asyncio.CancelledError:
-            wish.spent(journey.attempts)
+            wish.spent(tries.attempts)
             raise
 
-    async def _try(self, side: Side, journey: Journey) -> Heard | None:
+    async def _try(self, side: Side, tries: Tries) -> Heard | None:
         guarded, started = self._sides[side], self._clock()
         served_before = guarded.breaker.successes
         if not guarded.guards_itself and not guarded.breaker.allow(started):
             return None
         try:
-            heard = await self._hear(side, journey)
+            heard = await self._hear(side, tries)
         except HoldError as error:
             self._report(guarded, served=False)
-            journey.held[side] = error
-            journey.attempts += error.attempts
+            tries.held[side] = error
+            tries.attempts += error.attempts
             return None
         except TransientError as error:
-            self._enter_failure(guarded, journey, error, started)
-            await self._after_failure(side, journey, error, served_before)
+            self._enter_failure(guarded, tries, error, started)
+            await self._after_failure(side, tries, error, served_before)
             return None
         except ReasonedError as error:
             self._report(guarded, served=error.reason is not Reason.UNSUPPORTED_LANGUAGE)
-            self._enter_failure(guarded, journey, error, started)
+            self._enter_failure(guarded, tries, error, started)
             if error.reason is not Reason.UNSUPPORTED_LANGUAGE:
                 raise
-            journey.unfit[side] = error
+            tries.unfit[side] = error
             return None
         except BaseException:
             if not guarded.guards_itself:
@@ -191,47 +191,47 @@ class HybridEngine:
         )
         self._report(guarded, served=True, slow=slow)
         if not heard.attempts:
-            heard = replace(heard, attempts=[self._line(guarded, journey, "ok", started, heard.cost_usd)])
+            heard = replace(heard, attempts=[self._line(guarded, tries, "ok", started, heard.cost_usd)])
         return heard
 
-    async def _hear(self, side: Side, journey: Journey) -> Heard:
-        engine, wish, heard = self._sides[side].engine, journey.wish, None
+    async def _hear(self, side: Side, tries: Tries) -> Heard:
+        engine, wish, heard = self._sides[side].engine, tries.wish, None
         if side is Side.FALLBACK:
-            return await engine.transcribe(journey.recording, wish)
-        seconds, critical = journey.recording.audio_seconds, wish.critical
-        self._load.took(seconds, self._clock(), critical=critical)
+            return await engine.transcribe(tries.recording, wish)
+        seconds, critical = tries.recording.audio_seconds, wish.critical
+        self._in_hand.took(seconds, self._clock(), critical=critical)
         try:
-            heard = await engine.transcribe(journey.recording, wish)
+            heard = await engine.transcribe(tries.recording, wish)
         finally:
-            self._load.done(seconds, self._clock(), critical=critical, heard=heard is not None)
+            self._in_hand.done(seconds, self._clock(), critical=critical, heard=heard is not None)
         return heard
 
-    def _would_be_late(self, journey: Journey) -> bool:
-        if journey.wish.deadline is None:
+    def _would_be_late(self, tries: Tries) -> bool:
+        if tries.wish.deadline is None:
             return False
-        needed = self._load.seconds_to_serve(journey.recording.audio_seconds, critical=journey.wish.critical)
-        return needed is not None and self._clock() + needed > journey.wish.deadline
+        needed = self._in_hand.seconds_to_serve(tries.recording.audio_seconds, critical=tries.wish.critical)
+        return needed is not None and self._clock() + needed > tries.wish.deadline
 
-    async def _after_failure(self, side: Side, journey: Journey, error: TransientError, served_before: int) -> None:
+    async def _after_failure(self, side: Side, tries: Tries, error: TransientError, served_before: int) -> None:
         guarded = self._sides[side]
         if isinstance(error, SlowDownError):
             if not guarded.guards_itself:
                 guarded.breaker.abandon(self._clock())
         else:
-            journey.failures += 1
-            billed = sum(attempt.cost_usd > 0 for attempt in journey.attempts)
+            tries.failures += 1
+            billed = sum(attempt.cost_usd > 0 for attempt in tries.attempts)
             if guarded.guards_itself and billed >= _BILLED_ATTEMPTS:
-                journey.unfit[side] = error  # it may be this recording: it must not be paid for without end
+                tries.unfit[side] = error  # it may be this recording: it must not be paid for without end
             if guarded.breaker.successes > served_before:  # it fails for this one while it serves others
-                own = journey.own_failures[side] = journey.own_failures.get(side, 0) + 1
+                own = tries.own_failures[side] = tries.own_failures.get(side, 0) + 1
                 if own >= ATTEMPTS:
-                    journey.unfit[side] = error
+                    tries.unfit[side] = error
             if not guarded.guards_itself:
                 guarded.breaker.record_failure(self._clock(), error.detail)
-        if self._state(side, journey) is not SideState.READY:
+        if self._state(side, tries) is not SideState.READY:
             return  # the router may know another way at once
-        delay = random.random() * self._backoff.ceiling(max(1, journey.failures))  # noqa: S311 (jitter)
-        await self._wait(journey, max(delay, error.retry_after_seconds or 0.0))
+        delay = random.random() * self._backoff.ceiling(max(1, tries.failures))  # noqa: S311 (jitter)
+        await self._wait(tries, max(delay, error.retry_after_seconds or 0.0))
 
     def _report(self, guarded: Guarded, *, served: bool, slow: bool = False) -> None:
         if guarded.guards_itself:
@@ -241,56 +241,56 @@ class HybridEngine:
         else:
             guarded.breaker.abandon(self._clock())
 
-    def _find_unfit(self, journey: Journey) -> None:
+    def _find_unfit(self, tries: Tries) -> None:
         for side, guarded in self._sides.items():
             try:
-                guarded.engine.language_of(journey.wish)
+                guarded.engine.language_of(tries.wish)
             except EventError as error:
-                journey.unfit[side] = error
+                tries.unfit[side] = error
 
-    def _state(self, side: Side, journey: Journey) -> SideState:
+    def _state(self, side: Side, tries: Tries) -> SideState:
         guarded = self._sides.get(side)
         if guarded is None:
             return SideState.ABSENT
-        if side in journey.unfit:
+        if side in tries.unfit:
             return SideState.UNFIT
-        if self._held_seconds(side, journey) > 0:
+        if self._held_seconds(side, tries) > 0:
             return SideState.HELD
         return SideState.READY if guarded.breaker.would_allow(self._clock()) else SideState.DOWN
 
-    def _held_seconds(self, side: Side, journey: Journey) -> float:
-        hold = journey.held.get(side)
+    def _held_seconds(self, side: Side, tries: Tries) -> float:
+        hold = tries.held.get(side)
         return 0.0 if hold is None else hold.until - self._wall_clock()
 
-    async def _until_possible(self, journey: Journey) -> None:
+    async def _until_possible(self, tries: Tries) -> None:
         """Wait until a side may serve it. Raises HoldError if that is known to take longer than an event is held."""
         now = self._clock()
         waits = {
-            side: max(guarded.breaker.wait_seconds(now), self._held_seconds(side, journey))
+            side: max(guarded.breaker.wait_seconds(now), self._held_seconds(side, tries))
             for side, guarded in self._sides.items()
-            if side not in journey.unfit
+            if side not in tries.unfit
         }
         side = min(waits, key=lambda side: waits[side])
-        seconds, deadline = waits[side], journey.wish.deadline
+        seconds, deadline = waits[side], tries.wish.deadline
         # a breaker may close before its time: an event that cannot wait for that time waits as long as it can
-        is_certain = self._held_seconds(side, journey) > 0 or deadline is None or now + seconds < deadline
+        is_certain = self._held_seconds(side, tries) > 0 or deadline is None or now + seconds < deadline
         if seconds > self._settings.max_hold_seconds and is_certain:
-            raise self._hold(side, seconds, journey)
+            raise self._hold(side, seconds, tries)
         # a recording that has failed already lets fresh ones go first as the probe: it may be at fault itself
-        await self._wait(journey, seconds + min(_LATEST_SECONDS, _LATE_SECONDS * journey.failures))
+        await self._wait(tries, seconds + min(_LATEST_SECONDS, _LATE_SECONDS * tries.failures))
 
-    def _hold(self, side: Side, seconds: float, journey: Journey) -> HoldError:
-        if self._held_seconds(side, journey) > 0:
-            hold = journey.held[side]
+    def _hold(self, side: Side, seconds: float, tries: Tries) -> HoldError:
+        if self._held_seconds(side, tries) > 0:
+            hold = tries.held[side]
             return HoldError(hold.why, hold.reason, hold.detail, until=hold.until)
         detail = f"no engine serves it for {seconds:.0f} s: {self._sides[side].breaker.reason}"
         return HoldError(Hold.ENGINE, Reason.DEADLINE_EXCEEDED, detail, until=self._wall_clock() + seconds)
 
-    async def _wait(self, journey: Journey, seconds: float) -> None:
+    async def _wait(self, tries: Tries, seconds: float) -> None:
         """Until so much time has passed or a breaker has moved; at most until the deadline."""
         seconds = min(seconds, _LONGEST_WAIT_SECONDS)
-        if journey.wish.deadline is not None:
-            seconds = max(0.0, min(seconds, journey.wish.deadline - self._clock()))
+        if tries.wish.deadline is not None:
+            seconds = max(0.0, min(seconds, tries.wish.deadline - self._clock()))
         changed = self._changed
         try:
             async with asyncio.timeout(seconds):
@@ -298,26 +298,26 @@ class HybridEngine:
         except TimeoutError:
             return
 
-    def _check_deadline(self, journey: Journey) -> None:
-        deadline = journey.wish.deadline
+    def _check_deadline(self, tries: Tries) -> None:
+        deadline = tries.wish.deadline
         if deadline is not None and self._clock() >= deadline:
             states = ", ".join(f"{side} {state}" for side, state in self.breaker_states().items())
             raise EventError(
                 Reason.DEADLINE_EXCEEDED, f"no engine served it in time (breakers: {states}); publish it again"
             )
 
-    def _enter_failure(self, guarded: Guarded, journey: Journey, error: ReasonedError, started: float) -> None:
+    def _enter_failure(self, guarded: Guarded, tries: Tries, error: ReasonedError, started: float) -> None:
         if error.attempts:
-            journey.attempts += error.attempts
+            tries.attempts += error.attempts
         elif not guarded.guards_itself:  # the API engine has entered what it sent, perhaps nothing
-            journey.attempts.append(self._line(guarded, journey, error.reason, started, 0.0))
+            tries.attempts.append(self._line(guarded, tries, error.reason, started, 0.0))
 
-    def _line(self, guarded: Guarded, journey: Journey, outcome: str, started: float, cost_usd: float) -> Attempt:
+    def _line(self, guarded: Guarded, tries: Tries, outcome: str, started: float, cost_usd: float) -> Attempt:
         return Attempt(
             engine=guarded.engine.ref.name,
             model=guarded.engine.ref.model,
             outcome=outcome,
-            audio_seconds=journey.recording.audio_seconds,
+            audio_seconds=tries.recording.audio_seconds,
             cost_usd=cost_usd,
             usage_source="measured",
             seconds=self._clock() - started,

@@ -15,7 +15,7 @@ from consumer.core.backoff import RetryPolicy
 from consumer.core.breaker import Breaker
 from consumer.core.languages import is_known, primary_code
 from consumer.core.model import Heard, Recording, Wish
-from consumer.core.prices import api_model, total_usd
+from consumer.core.prices import api_model, spent_usd
 from consumer.engines.api_answer import HeardPart, joined
 from consumer.engines.api_call import ApiCaller, Ask, Ledger
 from consumer.engines.api_gate import ApiGate
@@ -173,7 +173,7 @@ class OpenAIEngine:
         self._paid.pop(key, None)
         return Heard(
             recognised=joined([heard[part] for part in parts], language, self.ref, recording.audio_seconds),
-            cost_usd=total_usd(attempt.cost_usd for attempt in ledger.attempts),
+            cost_usd=spent_usd(ledger.attempts),
             attempts=ledger.attempts,
             queue_seconds=ledger.queue_seconds,
             infer_seconds=ledger.infer_seconds,

@@ -1,9 +1,9 @@
-"""One recording on its way to its words: what was tried, and who will not serve it."""
+"""What was tried for one recording, and who will not serve it."""
 
 from dataclasses import dataclass, field, replace
 
 from consumer.core.model import Heard, Recording, Wish
-from consumer.core.prices import total_usd
+from consumer.core.prices import spent_usd
 from consumer.core.router import Side
 from consumer.errors import EventError, HoldError, ReasonedError, TransientError
 from schemas.codes import Reason
@@ -11,8 +11,8 @@ from schemas.models import Attempt
 
 
 @dataclass(slots=True)
-class Journey:
-    """One recording on its way to its words."""
+class Tries:
+    """Of one recording on its way to its words."""
 
     recording: Recording
     wish: Wish
@@ -24,19 +24,19 @@ class Journey:
     """Sides that will not serve it before a known time."""
 
 
-def with_history(heard: Heard, journey: Journey) -> Heard:
+def with_history(heard: Heard, tries: Tries) -> Heard:
     """What was heard, with the tries before it and what they cost."""
-    if not journey.attempts:
+    if not tries.attempts:
         return heard
-    attempts = [*journey.attempts, *heard.attempts]
-    return replace(heard, attempts=attempts, cost_usd=total_usd(attempt.cost_usd for attempt in attempts))
+    attempts = [*tries.attempts, *heard.attempts]
+    return replace(heard, attempts=attempts, cost_usd=spent_usd(attempts))
 
 
-def refused(journey: Journey) -> EventError:
+def refused(tries: Tries) -> EventError:
     """Why no engine will ever serve it."""
-    error = journey.unfit.get(Side.PRIMARY) or next(iter(journey.unfit.values()))
+    error = tries.unfit.get(Side.PRIMARY) or next(iter(tries.unfit.values()))
     if not isinstance(error, TransientError):
         return EventError(error.reason, error.detail)
-    tries = len(journey.attempts)
-    detail = f"every engine that may serve it failed while it served others ({tries} tries); the last: {error.detail}"
+    count = len(tries.attempts)
+    detail = f"every engine that may serve it failed while it served others ({count} tries); the last: {error.detail}"
     return EventError(Reason.ATTEMPTS_EXHAUSTED, detail)

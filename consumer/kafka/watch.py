@@ -22,8 +22,8 @@ from consumer.core.backoff import RetryPolicy
 from consumer.core.outcomes import Write
 from consumer.errors import FencedError, ServiceError
 from consumer.kafka.client import connection
+from consumer.kafka.group_lag import Lag, group_lag
 from consumer.kafka.intake import assignor
-from consumer.kafka.lag import Lag, group_lag
 from consumer.kafka.reading import Reader, metric_of, reading, to_ms
 from consumer.kafka.transaction import DoubtfulError, LaneProducer
 from consumer.settings import Settings

@@ -7,7 +7,8 @@ import pytest
 from consumer.core.event import Moves, Notes
 from consumer.core.model import Record
 from consumer.core.outcomes import Moment, Parked
-from consumer.core.parking import Waited, as_it_was, cost_usd, due_at
+from consumer.core.parking import Waited, as_it_was, due_at
+from consumer.core.prices import spent_usd
 from schemas.codes import Header, Hold
 from schemas.models import Attempt
 from schemas.topics import Topics
@@ -69,7 +70,7 @@ def test_what_it_has_cost_comes_back_with_it_and_free_tries_do_not() -> None:
     again = parked(record(), attempt(0.25), attempt(0.0), attempt(0.5))
     waited = Waited.of(again)
     assert waited is not None
-    assert cost_usd(waited.attempts) == 0.75
+    assert spent_usd(waited.attempts) == 0.75
     assert len(waited.attempts) == 2
 
 
