@@ -172,7 +172,8 @@ class _Turn(ConsumerRebalanceListener):  # type: ignore[misc]
         while self._is_ours != is_ours:
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._changed.wait()
             except TimeoutError:
                 self._consumer._coordinator.check_errors()  # noqa: SLF001 (getmany would tell, but nothing is read here)
 

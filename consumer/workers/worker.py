@@ -127,7 +127,8 @@ class Worker:
             if process.stdin is not None:
                 process.stdin.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), STOP_GRACE_SECONDS)
+                async with asyncio.timeout(STOP_GRACE_SECONDS):
+                    await process.wait()
         await self._end_now()
         for task in self._exchanges:
             task.cancel()
@@ -200,7 +201,8 @@ class Worker:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(frame)
             with contextlib.suppress(TimeoutError):  # it closed its side: let it end by itself and say how
-                await asyncio.wait_for(process.wait(), LAST_WORDS_SECONDS)
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await process.wait()
         except (ChannelError, ConnectionError) as error:
             nonsense = f" after it broke the protocol ({error})"
         finally:

@@ -280,3 +280,21 @@ def test_a_child_in_the_middle_of_work_dies_with_its_parent(parent: subprocess.P
         assert ready, "the child outlived its parent by 10 s"
     finally:
         os.close(child)
+
+
+async def test_a_cancellation_that_comes_as_the_child_ends_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as worker:
+        process = worker._process
+        assert process is not None
+        ends = process.wait
+
+        async def wait() -> int:
+            monkeypatch.undo()
+            code = await ends()
+            stopping.cancel()
+            return code
+
+        monkeypatch.setattr(process, "wait", wait)
+        stopping = asyncio.create_task(worker.stop())
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
