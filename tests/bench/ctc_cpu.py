@@ -7,9 +7,7 @@ float32 on the bundled sentences, clean and in noise.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from consumer.core.hearing import Samples
 from consumer.engines import ctc_int8
 from consumer.engines.ctc import load_float32
 from consumer.engines.ctc_network import CtcNetwork, Recogniser
+from tests.bench.report import machine, write_json
 from tests.support.recordings import recordings, word_error_rate
 from tests.support.tiny_ctc import babble, build
 
@@ -48,15 +47,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = build(Path(made) / "float32", "group", size=arguments.size)
         figures = {
-            "machine": f"{platform.processor() or platform.machine()}, {arguments.threads} threads",
+            "threads": arguments.threads,
             "variants": variants(folder, arguments.rounds),
             "peak_rss_bytes": memory(folder, Path(made) / "int8"),
             "whisper_word_error_rate": words(),
         }
     show(figures)
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+        write_json(arguments.out, "tests.bench.ctc_cpu", None, figures)
 
 
 def variants(folder: Path, rounds: int) -> dict[str, dict[str, Any]]:
@@ -140,12 +138,13 @@ def memory(folder: Path, out: Path) -> dict[str, int]:
 
 def peak(statement: str) -> int:
     script = (
-        "import resource; from pathlib import Path\nfrom consumer.engines import ctc\n"
+        "from pathlib import Path\nfrom consumer.engines import ctc\n"
         f"from consumer.engines.ctc_quantize import write_int8\n{statement}\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        # not ru_maxrss: a child is born with its parent's
+        "print(next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM')))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return int(ran.stdout.split()[-1])
+    return int(ran.stdout.split()[-2]) * 1024
 
 
 def words() -> dict[str, float]:
@@ -176,7 +175,7 @@ def in_noise(samples: Samples, decibels: int | None, seed: int) -> Samples:
 
 
 def show(figures: dict[str, Any]) -> None:
-    print(figures["machine"])
+    print(f"{machine()['cpu']}, {figures['threads']} threads")
     print(f"{'variant':15}{'MB':>7}{'batch':>7}{'4 s ×':>8}{'10 s ×':>8}{'error':>9}{'equal':>8}{'sure':>8}")
     for name, one in figures["variants"].items():
         speeds = "".join(f"{speed:8.1f}" for speed in one["times_real_time"].values())

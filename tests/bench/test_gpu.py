@@ -84,13 +84,25 @@ def test_the_peak_is_of_the_chip_that_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert gpu.peak_flops(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_command_runs_whole_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "variants"),
+    [
+        ("float32", ["eager"]),
+        ("bfloat16", ["eager"]),
+        # the compiler takes most of a minute
+        pytest.param("bfloat16", ["eager", "compile"], marks=pytest.mark.patient),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Dynamo detected a call")  # the compiler's own
+def test_the_command_runs_whole_on_a_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str, variants: list[str]
+) -> None:
     out = tmp_path / "gpu.json"
-    asked = ["--device", "cpu", "--size", "tiny", "--dtype", dtype, "--variants", "eager", "--audio-seconds", "60"]
-    gpu.main([*asked, "--batch-audio-seconds", "20,40", "--out", str(out)])
+    asked = ["--device", "cpu", "--size", "tiny", "--dtype", dtype, "--variants", ",".join(variants)]
+    gpu.main([*asked, "--audio-seconds", "60", "--batch-audio-seconds", "20,40", "--out", str(out)])
     found = json.loads(out.read_text())
-    assert [row["batch_audio_seconds"] for row in found["rows"]] == [20.0, 40.0]
+    asked_rows = [(budget, variant) for budget in (20.0, 40.0) for variant in variants]
+    assert [(row["batch_audio_seconds"], row["variant"]) for row in found["rows"]] == asked_rows
     for row in found["rows"]:
         assert row["realtime"] > 0
         assert 1.0 <= row["padding"] <= 1.3
