@@ -6,6 +6,7 @@ is too much for the device's memory is heard in parts, and so are its like for a
 """
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -69,6 +70,8 @@ def setup(init: dict[str, Any]) -> tuple[dict[str, Any], Handler]:
     ``auto``.
     """
     began = time.monotonic()
+    # read when torch is loaded: threads that spin while they wait for each other take cores from all others
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, _, function = (init.get("loader") or LOADERS[init["engine"]]).partition(":")
     load = getattr(importlib.import_module(module), function)
     devices = devices_there(init["engine"]) if init["device"] == "auto" else [init["device"]]
