@@ -21,7 +21,7 @@ from consumer.kafka.watch import watch
 from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.codes import Reason
-from schemas.models import Alert, TranscriptionMetric, WordErrors, utc_now
+from schemas.models import Alert, BudgetAccount, BudgetEntry, TranscriptionMetric, WordErrors, utc_now
 from schemas.topics import Topics
 from tests.support.kafka import Broker, Written, read_topic, write_records
 from tests.support.metrics import metric
@@ -136,6 +136,28 @@ async def test_a_watcher_whose_turn_was_taken_publishes_nothing_before_it_has_re
         await until_alerts(
             kafka_settings, ("dead_letters", "raised"), ("latency_high", "raised"), ("error_rate_high", "raised")
         )
+
+
+async def write_spent(settings: Settings, partition: int, group_id: str, microusd: int, at: datetime) -> None:
+    """What a lane of a group says that it has spent on a day."""
+    today = f"{at:%Y-%m-%d}"
+    account = BudgetAccount(scope="*", period=today, spent_microusd=microusd, reserved_microusd=microusd)
+    entry = encode(BudgetEntry(partition=partition, accounts=[account], at=at))
+    record = Written(entry, f"{group_id}/{partition}".encode(), partition=partition)
+    await asyncio.to_thread(write_records, settings.kafka_bootstrap_servers, settings.topics.budget, [record])
+
+
+async def test_a_budget_runs_low_by_what_the_lanes_of_this_group_have_committed(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    settings, now = kafka_settings.model_copy(update={"budget_usd_per_day": 1.0}), utc_now()
+    await write_spent(settings, 0, settings.group_id, 450_000, now)
+    await write_spent(settings, 1, "another", 900_000, now)
+    async with watching(settings, lambda: now):
+        await write(settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+        await until_alerts(settings, ("dead_letters", "raised"))
+        await write_spent(settings, 1, settings.group_id, 400_000, now)
+        await until_alerts(settings, ("dead_letters", "raised"), ("budget_low", "raised"))
 
 
 @contextmanager
