@@ -118,13 +118,14 @@ class _Watcher:
     async def _publish(self, producer: LaneProducer, changes: list[Alert]) -> None:
         if not changes:
             return
+        # before they are published: whoever goes on after a crash tells again what was not, rather than nobody
+        await asyncio.gather(*map(self._webhook.tell, changes))
         await producer.commit(
             [Write(self._topics.alerts, alert.name.encode(), encode(alert)) for alert in changes], None
         )
         for alert in changes:
             level = logging.WARNING if alert.state == "raised" else logging.INFO
             log.log(level, "alert_%s %s %s", alert.state, alert.name, alert.detail)
-        await asyncio.gather(*map(self._webhook.tell, changes))
 
 
 def limits_of(settings: Settings) -> Limits:

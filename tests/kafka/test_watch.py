@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import orjson
@@ -161,13 +161,15 @@ async def test_a_budget_runs_low_by_what_the_lanes_of_this_group_have_committed(
 
 
 @contextmanager
-def hook(status: int) -> Iterator[tuple[str, list[Any]]]:
-    """Something that takes alerts: its address, and what it was sent."""
+def hook(status: int, answers: Event | None = None) -> Iterator[tuple[str, list[Any]]]:
+    """Something that takes alerts: its address, and what it was sent. It says nothing before ``answers`` is set."""
     told: list[Any] = []
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             told.append(orjson.loads(self.rfile.read(int(self.headers["content-length"]))))
+            if answers is not None:
+                answers.wait()
             self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -200,6 +202,24 @@ async def test_a_webhook_is_told_what_the_topic_says_and_its_failures_stop_nothi
 
     assert [alert["name"] for alert in told] == ["dead_letters", "latency_high"]
     assert "s3cret" not in caplog.text
+
+
+async def test_an_alert_whose_post_was_cut_off_by_a_crash_is_posted_again(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    answers = Event()
+    with hook(200, answers) as (address, told):
+        settings = kafka_settings.model_copy(update={"alert_webhook": address})
+        try:
+            async with watching(settings):
+                await write(settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+                await until(lambda: len(told) == 1, "the post is under way")
+        finally:
+            answers.set()
+        assert alerts(settings) == [], "what is published would not be told again"
+        async with watching(settings):
+            await until_alerts(settings, ("dead_letters", "raised"))
+    assert [alert["name"] for alert in told] == ["dead_letters"] * 2
 
 
 async def test_the_service_watches_its_own_metrics(kafka: Broker, tmp_path: Path) -> None:
