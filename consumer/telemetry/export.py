@@ -14,6 +14,8 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
+from consumer.telemetry.spans import Ids
+
 _INSTANCE = str(uuid.uuid4())
 
 
@@ -23,7 +25,7 @@ def exporting(service_name: str) -> Iterator[None]:
     if not is_wanted("traces"):
         yield
         return
-    provider = TracerProvider(resource=resource(service_name))
+    provider = TracerProvider(resource=resource(service_name), id_generator=Ids())
     provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
     trace.set_tracer_provider(provider)
     try:
