@@ -141,7 +141,7 @@ async def _serve(
                 settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share, spending
             )
             async with following, joining as intake:
-                vitals.serves(intake, lag := LagWatch(intake))
+                vitals.serves(intake, lag := LagWatch(intake), spending)
                 beside.append(tasks.create_task(lag.run(), name="lag"))
                 stopping.from_now_on(intake.drain)
                 await intake.run()

@@ -284,7 +284,7 @@ class Settings(QualitySettings):
     alert_min_words: PositiveInt = 5000
     """A window or a baseline with fewer reference words raises no `quality_drop`."""
     alert_webhook: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = Field(default=None, repr=False)
-    """Address that each alert is posted to as JSON, once and without a promise; never printed, it may be a secret."""
+    """Address that each alert is posted to as JSON, at least once if it answers; never printed, it may be a secret."""
 
     # Service
     dedup_scope: Literal["tenant", "global"] = "tenant"

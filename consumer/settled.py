@@ -101,6 +101,8 @@ def dead_lettered(notes: Notes, error: ReasonedError) -> DeadLettered:
 
 def describe(span: EventSpan, outcome: Settlement) -> None:
     """Say on the event's span how it ended."""
+    if not span.is_recording:
+        return
     event = outcome.notes.event
     if event is not None:
         span.identified(event.event_id, event.tenant)

@@ -244,6 +244,8 @@ class Alert(Model):
         "error_rate_high",
         "quality_drop",
         "budget_low",
+        "month_budget_low",
+        "tenant_budget_low",
         "breaker_open",
         "lag_growing",
         "dead_letters",

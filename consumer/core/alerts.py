@@ -11,17 +11,30 @@ from datetime import datetime
 from math import sqrt
 from typing import Literal
 
+from consumer.core.budget import EVERYBODY, Standing, period_seconds
 from consumer.core.windows import Tally, Window, WordSums
 from schemas.models import Alert, TranscriptionMetric
 
 AlertName = Literal[
-    "latency_high", "error_rate_high", "quality_drop", "budget_low", "breaker_open", "lag_growing", "dead_letters"
+    "latency_high",
+    "error_rate_high",
+    "quality_drop",
+    "budget_low",
+    "month_budget_low",
+    "tenant_budget_low",
+    "breaker_open",
+    "lag_growing",
+    "dead_letters",
 ]
 MINUTES_SECONDS, HOUR_SECONDS, DAY_SECONDS, WEEK_SECONDS = 300.0, 3600.0, 86_400.0, 604_800.0
 CLEAR_SECONDS = 300.0
 CLEAR_SHARE = 0.9
 """A rate is clear of its threshold at this share of it."""
 BUDGET_STEPS = (0.8, 1.0)
+_USED_UP = 0.995
+"""Of a budget: nothing beyond it is ever paid, so its last cents buy no call and stay."""
+_TOLD = 5
+"""Budgets in an alert's detail at most."""
 _NOISE = 3.0
 """Standard deviations of a Poisson count that word errors must be off the baseline: less happens by chance."""
 
@@ -36,7 +49,6 @@ class Limits:
     """Relative to the baseline."""
     dead_letters: int
     lag_growth: int
-    budget_usd_per_day: float | None
     min_events: int
     """A window with fewer raises neither latency nor error rate."""
     min_words: int
@@ -57,32 +69,31 @@ class Verdict:
 
 
 class Windows:
-    """The windows that the rules look at: 5 minutes, an hour, 24 hours, the day in UTC, and a week as the baseline."""
+    """The windows that the rules look at: 5 minutes, an hour, a day, and a week as the baseline."""
 
     def __init__(self) -> None:
         self._rolling = [Window(seconds) for seconds in (MINUTES_SECONDS, HOUR_SECONDS, DAY_SECONDS, WEEK_SECONDS)]
-        self._today = Window(DAY_SECONDS, slices=1)
 
     def add(self, metric: TranscriptionMetric, now: datetime) -> None:
         """Count an event by when it was completed."""
-        for window in (*self._rolling, self._today):
+        for window in self._rolling:
             window.add(metric, metric.completed_at.timestamp(), now.timestamp())
 
-    def seen(self, now: datetime) -> "Seen":
-        """All windows as of now."""
+    def seen(self, now: datetime, budgets: Sequence[Standing] = ()) -> "Seen":
+        """All windows as of now, and how the budgets stand."""
         minutes, hour, day, week = (window.tally(now.timestamp()) for window in self._rolling)
-        return Seen(minutes, hour, day, week, self._today.tally(now.timestamp()))
+        return Seen(minutes, hour, day, week, budgets)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The windows' tallies at one moment."""
+    """What there is to judge at one moment: the windows' tallies, and the budgets."""
 
     minutes: Tally
     hour: Tally
     day: Tally
     week: Tally
-    today: Tally
+    budgets: Sequence[Standing]
 
     @property
     def rolling(self) -> Sequence[tuple[float, Tally]]:
@@ -184,7 +195,7 @@ def verdicts(seen: Seen, lag_growth: int | None, limits: Limits) -> list[tuple[A
             ),
         ),
         ("quality_drop", _quality(seen, limits)),
-        ("budget_low", _budget(seen.today, limits.budget_usd_per_day)),
+        *_budgets(seen.budgets),
         (
             "breaker_open",
             _count(seen.minutes.breaker_open, 0, MINUTES_SECONDS, "events were served elsewhere, an engine being down"),
@@ -251,19 +262,32 @@ def _drop(kind: str, window: WordSums, week: WordSums, seconds: float, limits: L
     )
 
 
-def _budget(today: Tally, budget_usd: float | None) -> Verdict:
-    if not budget_usd:
+def _budgets(found: Sequence[Standing]) -> list[tuple[AlertName, Verdict]]:
+    """Everybody's day and month, and the tenants' together: the one that has used most of its own."""
+    wanted = [one for one in found if one.limit]  # where nothing may be paid, nothing runs low
+    everybody = [one for one in wanted if one.key.scope == EVERYBODY]
+    return [
+        ("budget_low", _budget([one for one in everybody if one.key.is_day])),
+        ("month_budget_low", _budget([one for one in everybody if not one.key.is_day])),
+        ("tenant_budget_low", _budget([one for one in wanted if one.key.scope != EVERYBODY])),
+    ]
+
+
+def _budget(found: Sequence[Standing]) -> Verdict:
+    if not found:
         return Verdict(0.0, BUDGET_STEPS[0], DAY_SECONDS, "there is no budget", over=False, clear=True)
-    used = float(today.paid_usd) / budget_usd
+    found = sorted(found, key=lambda one: one.used_share, reverse=True)
+    used = found[0].used_share
+    used = max(used, 1.0) if used >= _USED_UP else used
     step = max((step for step in BUDGET_STEPS if used >= step), default=BUDGET_STEPS[0])
-    return Verdict(
-        used,
-        step,
-        DAY_SECONDS,
-        f"{today.paid_usd:.2f} of {budget_usd:.2f} USD went to APIs since 00:00 UTC",
-        over=used >= step,
-        clear=used < step,
-    )
+    told = [one for one in found if one.used_share >= BUDGET_STEPS[0]] or found
+    detail = "; ".join(map(_spent, told[:_TOLD]))
+    return Verdict(used, step, period_seconds(found[0].key.period), detail, over=used >= step, clear=used < step)
+
+
+def _spent(one: Standing) -> str:
+    whose = "" if one.key.scope == EVERYBODY else f"for {one.key.scope} "
+    return f"{one.spent / 1e6:.2f} of {one.limit / 1e6:.2f} USD {whose}went to APIs in {one.key.period} (UTC)"
 
 
 def _count(value: int, threshold: int, window_seconds: float, what: str) -> Verdict:

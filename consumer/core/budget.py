@@ -3,7 +3,7 @@
 How the leave of one lane is kept apart from that of all others is in ``lane_budget``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -19,14 +19,54 @@ class Key(NamedTuple):
     period: str
     """``2026-11-25`` or ``2026-11``."""
 
+    @property
+    def is_day(self) -> bool:
+        return self.period.count("-") == 2
+
+
+class Standing(NamedTuple):
+    """How a budget stands, as its lanes have committed it; in micro-dollars."""
+
+    key: Key
+    limit: int
+    spent: int
+
+    @property
+    def left(self) -> int:
+        """0 once it is used up, or was lowered below what had been spent."""
+        return max(0, self.limit - self.spent)
+
+    @property
+    def used_share(self) -> float:
+        """A budget of nothing is used up."""
+        return self.spent / self.limit if self.limit else 1.0
+
+
+def shown(found: Iterable[Standing], tenants_at_most: int) -> list[Standing]:
+    """Everybody's budgets, and of the tenants' those that have the least left of theirs."""
+    everybody, tenants = list[Standing](), list[Standing]()
+    for one in found:
+        (everybody if one.key.scope == EVERYBODY else tenants).append(one)
+    tenants.sort(key=lambda one: one.used_share, reverse=True)
+    return everybody + tenants[:tenants_at_most]
+
 
 def period_end(period: str) -> datetime:
     """When a day or a month is over, in UTC."""
-    year, month, day = (int(part) for part in f"{period}-01".split("-")[:3])
-    begin = datetime(year, month, day, tzinfo=UTC)
+    begin = _begin(period)
     if period.count("-") == 2:
         return begin + timedelta(days=1)
     return (begin + timedelta(days=31)).replace(day=1)
+
+
+def period_seconds(period: str) -> float:
+    """How long a day or a month is."""
+    return (period_end(period) - _begin(period)).total_seconds()
+
+
+def _begin(period: str) -> datetime:
+    year, month, day = (int(part) for part in f"{period}-01".split("-")[:3])
+    return datetime(year, month, day, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +86,15 @@ class Limits:
         keys = [Key(EVERYBODY, f"{utc:%Y-%m-%d}"), Key(EVERYBODY, f"{utc:%Y-%m}"), Key(tenant, f"{utc:%Y-%m-%d}")]
         return [key for key in keys if self.limit(key) is not None]
 
+    def every(self, now: datetime) -> list[Key]:
+        """All budgets that count now: everybody's, then the tenants'."""
+        return list(dict.fromkeys(key for tenant in ("", *self.tenant_day) for key in self.of(tenant, now)))
+
     def limit(self, key: Key) -> int | None:
         """A budget's amount; None: there is no such limit."""
-        is_day = key.period.count("-") == 2
         if key.scope == EVERYBODY:
-            return self.day if is_day else self.month
-        return self.tenant_day.get(key.scope) if is_day else None
+            return self.day if key.is_day else self.month
+        return self.tenant_day.get(key.scope) if key.is_day else None
 
 
 @dataclass(frozen=True, slots=True)

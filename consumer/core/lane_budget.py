@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from consumer.core.budget import Exhausted, Grant, Key, Limits, period_end
+from consumer.core.budget import Exhausted, Grant, Key, Limits, Standing, period_end
 from schemas.models import BudgetAccount, BudgetEntry
 
 _KEPT_PERIODS = 3
@@ -90,10 +90,15 @@ class Peers:
         reserved, given = (account.reserved_microusd, _given(account)) if account is not None else (0, 0)
         return max(0, self.share(lane, key) + self.received(lane, key) - given - reserved)
 
-    def spent_by_others(self, lane: int, key: Key) -> int:
-        """What the other lanes are known to have spent."""
-        others = (self.of(other, key) for other in self._entries if other != lane)
-        return sum(account.spent_microusd for account in others if account is not None)
+    def spent(self, key: Key, *, besides: int | None = None) -> int:
+        """What the lanes, all or all but one, are known to have spent."""
+        # who shows it asks from another thread
+        accounts = (self.of(lane, key) for lane in list(self._entries) if lane != besides)
+        return sum(account.spent_microusd for account in accounts if account is not None)
+
+    def standings(self, now: datetime) -> list[Standing]:
+        """Every budget that counts now."""
+        return [Standing(key, self.limits.limit(key) or 0, self.spent(key)) for key in self.limits.every(now)]
 
     def asking(self) -> list[tuple[int, Key, BudgetAccount]]:
         """The lanes that ask for more, lowest first."""
@@ -200,7 +205,7 @@ class LaneBudget:
         limit = self._peers.limits.limit(key)
         if account is None or limit is None:
             return limit is None
-        return account.used + microusd + self._peers.spent_by_others(self._lane, key) <= limit
+        return account.used + microusd + self._peers.spent(key, besides=self._lane) <= limit
 
     def _open(self, key: Key) -> _Account | None:
         """The account of a budget; None for a period that is so long over that it is forgotten."""

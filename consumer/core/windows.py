@@ -111,7 +111,7 @@ class Window:
     """The last ``seconds``, in slices of equal length: memory does not grow with the traffic.
 
     The oldest slice leaves as a whole, so the window spans between ``seconds`` less a slice and ``seconds``. Moments
-    are seconds since 1970 in UTC: a window of a day in one slice is the calendar day so far.
+    are seconds since 1970 in UTC.
     """
 
     def __init__(self, seconds: float, slices: int = SLICES) -> None:

@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from pydantic import ValidationError
 
-from consumer.core.budget import Exhausted, Grant, Limits, Purse
+from consumer.core.budget import Exhausted, Grant, Limits, Purse, Standing
 from consumer.core.lane_budget import LaneBudget, Peers
 from consumer.core.outcomes import Write
 from consumer.dedup.restore import restore, sentinel_key
@@ -47,6 +47,16 @@ def _microusd(usd: float | None) -> int | None:
     return None if usd is None else int(Decimal(str(usd)) * 1_000_000)
 
 
+def learn(peers: Peers, group_id: str, record: ConsumerRecord) -> None:
+    """Take note of a record of the budget topic, if it is a lane's word of this group."""
+    if record.key != _key(group_id, record.partition) or record.value is None:
+        return
+    try:
+        peers.learn(BudgetEntry.model_validate_json(record.value))
+    except ValidationError:
+        log.warning("unreadable_budget_entry %s/%d/%d", record.topic, record.partition, record.offset)
+
+
 class Spending:
     """What this process may pay: its lanes' parts of the budgets, and what all lanes have said of theirs."""
 
@@ -60,6 +70,12 @@ class Spending:
         self.peers = Peers(limits, lanes)
         self._accounts: dict[int, LaneAccount] = {}
         self._moved = asyncio.Event()
+        self._unread: dict[TopicPartition, int] | None = None
+        """Where the partitions ended that have not been read so far yet; None before anything was read."""
+
+    def standings(self) -> list[Standing]:
+        """Every budget that counts now, once all that was there at first has been read; none before."""
+        return self.peers.standings(self.clock()) if self._unread == {} else []
 
     def purse(self, partition: int, tenant: str) -> Purse:
         """Pays for a tenant's events in a partition."""
@@ -121,7 +137,11 @@ class Spending:
 
     async def _read_some(self, consumer: AIOKafkaConsumer) -> None:
         try:
+            if self._unread is None:
+                self._unread = await consumer.end_offsets(consumer.assignment())
             batches = await consumer.getmany(timeout_ms=_POLL_MS)
+            # transaction markers move the position too, and give no record
+            unread = {at: end for at, end in self._unread.items() if await consumer.position(at) < end}
         except KafkaError as error:
             if not may_pass(error):
                 raise
@@ -129,12 +149,8 @@ class Spending:
             await asyncio.sleep(_POLL_MS / 1000)
             return
         for record in (record for batch in batches.values() for record in batch):
-            if record.key != _key(self.group_id, record.partition) or record.value is None:
-                continue
-            try:
-                self.peers.learn(BudgetEntry.model_validate_json(record.value))
-            except ValidationError:
-                log.warning("unreadable_budget_entry %s/%d/%d", record.topic, record.partition, record.offset)
+            learn(self.peers, self.group_id, record)
+        self._unread = unread
         if batches:
             for account in self._accounts.values():
                 account.wake()

@@ -2,7 +2,8 @@
 
 A consumer group of its own decides who: the member that owns partition 0 of the metrics topic reads all partitions by
 itself. It takes a transactional id first, which fences whoever watched before; so what the alerts topic then says is
-raised is the whole truth, and the windows are filled from the metrics topic: nothing else is kept anywhere.
+raised is the whole truth, the windows are filled from the metrics topic, and what is spent from the budget topic, which
+knows of crashes: nothing else is kept anywhere.
 """
 
 import asyncio
@@ -19,12 +20,15 @@ from pydantic import ValidationError
 
 from consumer.core.alerts import DAY_SECONDS, WEEK_SECONDS, Alerts, LagTrend, Limits, Windows
 from consumer.core.backoff import RetryPolicy
+from consumer.core.lane_budget import Peers
 from consumer.core.outcomes import Write
 from consumer.errors import FencedError, ServiceError
 from consumer.kafka.client import connection
 from consumer.kafka.group_lag import Lag, group_lag
 from consumer.kafka.intake import assignor
 from consumer.kafka.reading import Reader, metric_of, reading, to_ms
+from consumer.kafka.spending import learn
+from consumer.kafka.spending import limits_of as budgets_of
 from consumer.kafka.transaction import DoubtfulError, LaneProducer
 from consumer.settings import Settings
 from consumer.telemetry.webhook import Webhook
@@ -78,21 +82,28 @@ class _Watcher:
 
     async def run(self) -> None:
         """Until cancelled. Raises FencedError, DoubtfulError, ServiceError or KafkaError: then all is read anew."""
+        topics, budgets = self._topics, budgets_of(self._settings)
+        needed = (topics.events, topics.metrics, topics.alerts, *([topics.budget] if budgets else []))
         async with (
             _producing(self._settings) as producer,
-            reading(self._settings, self._topics.events, self._topics.metrics, self._topics.alerts) as reader,
+            reading(self._settings, *needed) as reader,
             group_lag(self._settings, reader) as lag,
         ):
             await producer.fence()
             alerts = Alerts(limits_of(self._settings), await last_alerts(reader, self._topics.alerts))
-            windows, trend = Windows(), LagTrend()
+            windows, trend, peers = Windows(), LagTrend(), Peers(budgets, reader.counts.get(topics.budget, 1))
             since = self._clock() - timedelta(seconds=WEEK_SECONDS)
             loop, due = asyncio.get_running_loop(), 0.0
-            async with aclosing(reader.follow(await reader.starts(self._topics.metrics, to_ms(since)))) as batches:
+            starts = await reader.starts(topics.metrics, to_ms(since))
+            if budgets:
+                starts |= await reader.starts(topics.budget)
+            async with aclosing(reader.follow(starts)) as batches:
                 async for records, at_the_ends in batches:
                     now = self._clock()
                     for record in records:
-                        if _counts(record, now) and (metric := metric_of(record)) is not None:
+                        if record.topic == topics.budget:
+                            learn(peers, self._settings.group_id, record)
+                        elif _counts(record, now) and (metric := metric_of(record)) is not None:
                             windows.add(metric, now)
                     if not at_the_ends or loop.time() < due:
                         continue
@@ -100,19 +111,21 @@ class _Watcher:
                         log.info("watching_metrics raised=%s", ",".join(sorted(alerts.raised)) or "none")
                     due = loop.time() + self._every_seconds
                     await _sample(trend, lag, now)
-                    await self._publish(producer, alerts.judge(windows.seen(now), trend.growth(now), now))
+                    seen = windows.seen(now, peers.standings(now))
+                    await self._publish(producer, alerts.judge(seen, trend.growth(now), now))
                     self.has_watched = True
 
     async def _publish(self, producer: LaneProducer, changes: list[Alert]) -> None:
         if not changes:
             return
+        # before they are published: whoever goes on after a crash tells again what was not, rather than nobody
+        await asyncio.gather(*map(self._webhook.tell, changes))
         await producer.commit(
             [Write(self._topics.alerts, alert.name.encode(), encode(alert)) for alert in changes], None
         )
         for alert in changes:
             level = logging.WARNING if alert.state == "raised" else logging.INFO
             log.log(level, "alert_%s %s %s", alert.state, alert.name, alert.detail)
-        await asyncio.gather(*map(self._webhook.tell, changes))
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -123,7 +136,6 @@ def limits_of(settings: Settings) -> Limits:
         quality_drop=settings.alert_quality_drop,
         dead_letters=settings.alert_dead_letters,
         lag_growth=settings.alert_lag_growth,
-        budget_usd_per_day=settings.budget_usd_per_day,
         min_events=settings.alert_min_events,
         min_words=settings.alert_min_words,
     )

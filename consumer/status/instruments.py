@@ -7,6 +7,7 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes as
 from opentelemetry.util.types import AnyValue
 
 from consumer.core.breaker import BreakerState
+from consumer.core.budget import EVERYBODY, Key
 from consumer.core.tally import Tally
 from consumer.status.vitals import Vitals
 from consumer.telemetry import catalogue
@@ -101,6 +102,8 @@ def _states(vitals: Vitals) -> dict[Instrument, Reading]:
             for side, found in vitals.breakers().items()
             for state in BreakerState
         ],
+        catalogue.BUDGET_LIMIT: lambda: [Observation(one.limit / 1e6, _budget(one.key)) for one in vitals.budgets()],
+        catalogue.BUDGET_LEFT: lambda: [Observation(one.left / 1e6, _budget(one.key)) for one in vitals.budgets()],
         catalogue.LOOP_BLOCK: lambda: [Observation(vitals.loop_monitor.longest_of_minute_seconds)],
     }
 
@@ -119,6 +122,13 @@ def _events(tally: Tally) -> Iterator[Observation]:
 
 def _engine(engine: str, model: str) -> dict[str, str]:
     return {"earwitness.engine.name": engine, "earwitness.engine.model": model}
+
+
+def _budget(key: Key) -> dict[str, str]:
+    labels = {"earwitness.budget.period": "day" if key.is_day else "month"}
+    if key.scope == EVERYBODY:
+        return {**labels, "earwitness.budget.scope": "global"}
+    return {**labels, "earwitness.budget.scope": "tenant", "earwitness.tenant": key.scope}
 
 
 def _known(value: float | None) -> list[Observation]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from consumer.core.budget import EVERYBODY
 from consumer.core.ring import SLOTS
 from consumer.core.tally import Latest, Tally
 from consumer.status.vitals import Vitals
@@ -39,6 +40,16 @@ def snapshot(vitals: Vitals, tally: Tally) -> dict[str, Any]:
         },
         "latency": asdict(latency) if latency is not None else None,
         "engine": _engine(vitals),
+        "budgets": [
+            {
+                "tenant": None if one.key.scope == EVERYBODY else one.key.scope,
+                "period": "day" if one.key.is_day else "month",
+                "limit_usd": one.limit / 1e6,
+                "left_usd": one.left / 1e6,
+                "used_share": one.used_share,
+            }
+            for one in vitals.budgets()
+        ],
         "breakers": [{"side": side, "state": state.value} for side, state in vitals.breakers().items()],
         "loop_block_seconds": vitals.loop_monitor.longest_of_minute_seconds,
         "totals": _totals(tally),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from consumer.audio.recordings import Recordings
 from consumer.core.breaker import BreakerState
+from consumer.core.budget import Standing, shown
 from consumer.core.engine_load import EngineLoad, MinuteLoad
 from consumer.core.outcomes import Moment, Settlement, Write
 from consumer.engines.hybrid import HybridEngine
@@ -20,10 +21,14 @@ from consumer.engines.watch import BatchWatch
 from consumer.kafka.intake import Intake
 from consumer.kafka.lane_lag import LagWatch
 from consumer.kafka.lane_parts import LaneState
+from consumer.kafka.spending import Spending
 from consumer.settings import Settings
 from consumer.telemetry.loop_monitor import LoopMonitor
 from consumer.telemetry.measures import Measures
 from consumer.telemetry.spans import EventSpan
+
+_TENANTS_AT_MOST = 20
+"""Whose budgets are shown: each is a row, and a series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Vitals:
         self._recordings: Recordings | None = None
         self._intake: Intake | None = None
         self._lag: LagWatch | None = None
+        self._spending: Spending | None = None
 
     # as the service is put together
 
@@ -67,9 +73,9 @@ class Vitals:
         """The engine is ready."""
         self.engine, self._recordings = engine, recordings
 
-    def serves(self, intake: Intake, lag: LagWatch) -> None:
+    def serves(self, intake: Intake, lag: LagWatch, spending: Spending | None) -> None:
         """The service joins its group."""
-        self._intake, self._lag = intake, lag
+        self._intake, self._lag, self._spending = intake, lag, spending
 
     # readings
 
@@ -129,6 +135,10 @@ class Vitals:
         """Audio that waits for a model of our own; None where there is none."""
         primary = self.engine.primary if self.engine is not None else None
         return primary.queued_audio_seconds if isinstance(primary, LocalEngine | SimulatedEngine) else None
+
+    def budgets(self) -> list[Standing]:
+        """Of the group, everybody's first; none before they are known."""
+        return shown(self._spending.standings(), _TENANTS_AT_MOST) if self._spending is not None else []
 
     def breakers(self) -> dict[str, BreakerState]:
         """By side: ``primary``, ``fallback``."""

@@ -13,7 +13,7 @@ from opentelemetry.semconv.attributes import server_attributes as server
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
-from consumer.telemetry.spans import SPEECH_TO_TEXT
+from consumer.telemetry.spans import SPEECH_TO_TEXT, is_left_out
 
 _USAGE = (
     (gen_ai.GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
@@ -40,6 +40,9 @@ class Call:
 @contextmanager
 def calling(provider: str, model: str, host: str, port: int | None, audio_seconds: float) -> Iterator[Call]:
     """The span of one request to an API, below the span of the event that it is made for."""
+    if is_left_out():
+        yield Call(trace.INVALID_SPAN)
+        return
     attributes: dict[str, Any] = {
         gen_ai.GEN_AI_OPERATION_NAME: SPEECH_TO_TEXT,
         gen_ai.GEN_AI_PROVIDER_NAME: provider,

@@ -53,6 +53,13 @@ ATTEMPTS = Instrument(
     "earwitness.engine.attempts", Kind.COUNTER, "{attempt}", "Ledger lines; all but `ok` were failures, and retried."
 )
 COST = Instrument("earwitness.cost", Kind.COUNTER, "{USD}", "What committed outcomes cost, in US dollars.")
+BUDGET_LIMIT = Instrument(
+    "earwitness.budget.limit",
+    Kind.GAUGE,
+    "{USD}",
+    "A budget of the group, by scope and period; every process tells it.",
+)
+BUDGET_LEFT = Instrument("earwitness.budget.left", Kind.GAUGE, "{USD}", "What is not spent of it, by all processes.")
 WER_ERRORS = Instrument("earwitness.wer.errors", Kind.COUNTER, "{word}", "Word errors against reference texts.")
 WER_WORDS = Instrument("earwitness.wer.words", Kind.COUNTER, "{word}", "Words of reference texts.")
 LAG = Instrument("earwitness.lane.lag", Kind.GAUGE, "{message}", "Offsets between what is committed and the end.")

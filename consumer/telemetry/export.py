@@ -1,11 +1,13 @@
 """Where spans go, and what is common to metrics: by the standard ``OTEL_*`` variables, and nowhere when they are unset.
 
-Resource, sampling, endpoints, headers, intervals and limits are the SDK's own reading of those variables.
+Resource, sampling, endpoints, headers, intervals, temporality and limits are the SDK's own reading of those variables.
 """
 
+import logging
 import os
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -14,7 +16,13 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
+from consumer.telemetry.spans import Ids
+
+FLUSH_SECONDS = 1.5
+"""How long the end waits for a collector to take the last spans, and as long again for the last metrics."""
 _INSTANCE = str(uuid.uuid4())
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -23,13 +31,22 @@ def exporting(service_name: str) -> Iterator[None]:
     if not is_wanted("traces"):
         yield
         return
-    provider = TracerProvider(resource=resource(service_name))
+    provider = TracerProvider(resource=resource(service_name), shutdown_on_exit=False, id_generator=Ids())
     provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
     trace.set_tracer_provider(provider)
     try:
         yield
     finally:
-        provider.shutdown()
+        within(FLUSH_SECONDS, provider.shutdown)
+
+
+def within(seconds: float, flush: Callable[[], None]) -> None:
+    """Flush for so long at most: a collector that takes a connection and never answers holds the SDK up for 30 s."""
+    thread = threading.Thread(target=flush, name="flush telemetry", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("telemetry_not_flushed in %g s: what was last recorded is lost", seconds)
 
 
 def resource(service_name: str) -> Resource:

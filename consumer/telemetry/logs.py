@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import orjson
-from opentelemetry import trace
 
 from consumer.core.shown import encodable
 from consumer.settings import Settings
+from consumer.telemetry.spans import current_ids
 
 _REPEAT_SECONDS = 60.0
 _NOISY = ("aiokafka", "kafka", "opentelemetry")
@@ -49,10 +49,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": encodable(record.getMessage()),
         }
-        context = trace.get_current_span().get_span_context()
-        if context.is_valid:
-            line["trace_id"] = trace.format_trace_id(context.trace_id)
-            line["span_id"] = trace.format_span_id(context.span_id)
+        if (ids := current_ids()) is not None:
+            line["trace_id"], line["span_id"] = ids
         if record.exc_info:
             line["exception"] = encodable(self.formatException(record.exc_info))
         return orjson.dumps(line).decode()

@@ -6,8 +6,10 @@ from typing import Any
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Meter
+from opentelemetry.sdk.metrics import Histogram as HistogramKind
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     MetricExporter,
     MetricReader,
     MetricsData,
@@ -15,7 +17,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 from prometheus_client import CollectorRegistry
 
-from consumer.telemetry.export import is_grpc, is_wanted, resource
+from consumer.telemetry.deltas import Deltas
+from consumer.telemetry.export import FLUSH_SECONDS, is_grpc, is_wanted, resource, within
 
 Adding = Callable[[MetricsData], MetricsData]
 """Puts what is counted outside the SDK among what it collected; called in threads."""
@@ -29,20 +32,24 @@ def measuring(service_name: str, adding: Adding, *, registry: CollectorRegistry 
         readers.append(_OtlpReader(_metric_exporter(), adding))
     if registry is not None:
         readers.append(_PrometheusReader(registry, adding))
-    provider = MeterProvider(readers, resource(service_name))
+    provider = MeterProvider(readers, resource(service_name), shutdown_on_exit=False)
     try:
         yield provider.get_meter("earwitness")
     finally:
-        provider.shutdown()
+        within(FLUSH_SECONDS, provider.shutdown)
 
 
 class _OtlpReader(PeriodicExportingMetricReader):
     def __init__(self, exporter: MetricExporter, adding: Adding) -> None:
         self._adding = adding
+        # what the SDK itself collects comes so already
+        wanted = (exporter._preferred_temporality or {}).get(HistogramKind)  # noqa: SLF001 (the SDK's readers ask so)
+        self._deltas = Deltas() if wanted is AggregationTemporality.DELTA else None
         super().__init__(exporter)
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **more: Any) -> None:
-        super()._receive_metrics(self._adding(metrics_data), timeout_millis, **more)
+        whole = self._adding(metrics_data)
+        super()._receive_metrics(self._deltas.of(whole) if self._deltas else whole, timeout_millis, **more)
 
 
 class _PrometheusReader(PrometheusMetricReader):

@@ -6,17 +6,24 @@ record is processed alone, so the conventions allow the sender as parent), and b
     receive → fetch → decode → queue → infer → (shadow) → (refine) → commit
 
 ``wait`` stands for fetch to infer where another event has the same recording heard; its trace tells of those.
+
+Whether an event is recorded is decided once, when its ``process`` begins. Of one that is not nothing is made: what its
+sender said, or else the decision, travels on as text.
 """
 
+import re
 import time
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from consumer.core.model import Record
@@ -26,6 +33,11 @@ _propagator = TraceContextTextMapPropagator()
 _NAME = "earwitness.consumer"
 _NO_TRACER = trace.NoOpTracer()
 _NOTHING = Context()
+_PLAIN = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
+"""A traceparent as nearly everybody writes it; the propagator understands the others."""
+_UNRECORDED: ContextVar[str | None] = ContextVar("earwitness_unrecorded", default=None)
+"""The traceparent of the event that the calling task works for, if it has one and is not recorded."""
+_UNSAMPLED = TraceFlags.RANDOM_TRACE_ID
 SPEECH_TO_TEXT = "speech_to_text"
 """The conventions for generative AI name no such operation yet; this is what their open proposal calls it."""
 
@@ -37,44 +49,48 @@ class EventSpan:
     published. So they add up to the event's whole time.
     """
 
-    def __init__(self, tracer: trace.Tracer, span: Span) -> None:
+    __slots__ = ("_carried", "_reached_ns", "_span", "_tracer", "began", "context", "is_recording")
+
+    def __init__(
+        self, carried: dict[str, str], tracer: trace.Tracer = _NO_TRACER, span: Span = trace.INVALID_SPAN
+    ) -> None:
+        """``carried``: the headers by which others continue the trace. Without a span nothing is recorded."""
+        self._carried = carried
         self._tracer = tracer
         self._span = span
-        self._is_recording = span.is_recording()
-        self._is_traced = span is not trace.INVALID_SPAN
+        self.is_recording = span is not trace.INVALID_SPAN
         self.began = time.monotonic()
         self._reached_ns = 0
         """Until when the stages are drawn."""
-        self.context = trace.set_span_in_context(span, _NOTHING) if self._is_traced else _NOTHING
+        self.context = trace.set_span_in_context(span, _NOTHING) if self.is_recording else _NOTHING
 
     @property
     def sampled(self) -> SpanContext | None:
         """What an exemplar may point at; None if nothing is recorded."""
-        return self._span.get_span_context() if self._is_recording else None
+        return self._span.get_span_context() if self.is_recording else None
 
     def headers(self) -> dict[str, str]:
-        """W3C headers by which others continue this trace; none if nothing is traced."""
-        carrier: dict[str, str] = {}
-        if not self._is_traced:
-            return carrier
-        _propagator.inject(carrier, self.context)
-        return carrier
+        """W3C headers by which others continue this trace; none if nobody has begun one."""
+        return self._carried
 
     def use(self) -> None:
         """The calling task works for this event: its log lines, calls and batches belong to the trace."""
-        if self._is_traced:
-            attach(self.context)  # for as long as the task lives
+        # for as long as the task lives
+        if self.is_recording:
+            attach(self.context)
+        elif self._carried:
+            _UNRECORDED.set(self._carried["traceparent"])
 
     def received(self, published_at: datetime) -> None:
         """Work begins; until now the event lay in Kafka, or in its lane's backlog."""
-        if self._is_recording:
+        if self.is_recording:
             # a publisher's clock may be ahead of this one
             self._reached_ns = min(time.time_ns(), round(published_at.timestamp() * _NANOSECONDS))
             self.stage("receive")
 
     def stage(self, name: str, seconds: float | None = None, *, failed: str | None = None) -> None:
         """The next stage is over: it took so many seconds, or until now. ``failed``: the code of what ended it."""
-        if not self._is_recording:
+        if not self.is_recording:
             return
         start_ns, end_ns = self._reached_ns, time.time_ns()
         if seconds is not None:
@@ -88,14 +104,14 @@ class EventSpan:
 
     def identified(self, event_id: str, tenant: str) -> None:
         """The record was readable."""
-        if not self._is_recording:
+        if not self.is_recording:
             return
         self._span.set_attribute(messaging.MESSAGING_MESSAGE_ID, event_id)
         self.note(event_id=event_id, tenant=tenant)
 
     def note(self, **attributes: Any) -> None:
         """What became of the event, as attributes under ``earwitness.``."""
-        if not self._is_recording:
+        if not self.is_recording:
             return
         for name, value in attributes.items():
             if value is not None:
@@ -108,31 +124,56 @@ class EventSpan:
 
     def end(self) -> None:
         """The outcome is committed, or somebody else's."""
-        self._is_recording = False  # a recognition that others wait for goes on
+        self.is_recording = False  # a recognition that others wait for goes on
         self._span.end()
 
 
 class Tracing:
     """Makes the spans of one consumer group; without an exporter they only pass the sender's context on."""
 
-    def __init__(self, group_id: str) -> None:
-        provider = trace.get_tracer_provider()
+    def __init__(self, group_id: str, provider: trace.TracerProvider | None = None) -> None:
+        """``provider``: None for the one that is set for the process, if any."""
+        provider = provider or trace.get_tracer_provider()
         # the API's own stand-in: nobody has set one up
         self._tracer = None if isinstance(provider, trace.ProxyTracerProvider) else provider.get_tracer(_NAME)
+        self._sampler: Sampler | None = getattr(provider, "sampler", None)
+        self._follows_senders = self._sampler is not None and _follows_senders(self._sampler)
+        ids = getattr(provider, "id_generator", None)
+        self._ids = ids if isinstance(ids, Ids) else None
         self._group_id = group_id
 
     def process(self, record: Record) -> EventSpan:
         """The span of a record, child of whoever sent it."""
         carrier = {name: value.decode("latin-1") for name, value in record.headers if name.startswith("trace")}
-        parent = _propagator.extract(carrier, Context()) if carrier else _NOTHING
-        if self._tracer is None:
-            return EventSpan(_NO_TRACER, trace.get_current_span(parent) if carrier else trace.INVALID_SPAN)
+        if not carrier:
+            return self._begin(record)
+        plain = _PLAIN.fullmatch(carrier.get("traceparent", "")) if len(carrier) == 1 else None
+        if plain and (self._tracer is None or (self._follows_senders and plain[1] in "02468ace")):
+            return EventSpan(carrier)
+        parent = _propagator.extract(carrier, Context())
         sender = trace.get_current_span(parent).get_span_context()
-        span = self._tracer.start_span(
-            f"process {record.topic}",
-            parent,
-            SpanKind.CONSUMER,
-            attributes={
+        if not sender.is_valid:
+            return self._begin(record)
+        return EventSpan(_headers(sender)) if self._tracer is None else self._span(self._tracer, record, parent, sender)
+
+    def _begin(self, record: Record) -> EventSpan:
+        """A trace of its own; whether it is recorded is asked first, since a span takes five times as long."""
+        if self._tracer is None:
+            return EventSpan({})
+        if self._ids is not None and self._sampler is not None:
+            trace_id = self._ids.draw()
+            asked = self._sampler.should_sample(_NOTHING, trace_id, f"process {record.topic}", SpanKind.CONSUMER)
+            if asked.decision is Decision.DROP:
+                return EventSpan(self._ids.unsampled(trace_id))
+        return self._span(self._tracer, record, _NOTHING, trace.INVALID_SPAN_CONTEXT)
+
+    def _span(self, tracer: trace.Tracer, record: Record, parent: Context, sender: SpanContext) -> EventSpan:
+        span = tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER)
+        headers = _headers(span.get_span_context())
+        if not span.is_recording():
+            return EventSpan(headers)
+        span.set_attributes(
+            {
                 messaging.MESSAGING_SYSTEM: "kafka",
                 messaging.MESSAGING_OPERATION_NAME: "process",
                 messaging.MESSAGING_OPERATION_TYPE: "process",
@@ -141,10 +182,61 @@ class Tracing:
                 messaging.MESSAGING_KAFKA_OFFSET: record.offset,
                 messaging.MESSAGING_CONSUMER_GROUP_NAME: self._group_id,
                 **_key(record),
-            },
-            links=[Link(sender)] if sender.is_valid else None,
+            }
         )
-        return EventSpan(self._tracer, span)
+        if sender.is_valid:
+            span.add_link(sender)
+        return EventSpan(headers, tracer, span)
+
+
+class Ids(RandomIdGenerator):
+    """Random ids. The next trace's may be drawn before it begins."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def draw(self) -> int:
+        """The id of the trace that begins next, unless it is never begun."""
+        self._drawn = super().generate_trace_id()
+        return self._drawn
+
+    def generate_trace_id(self) -> int:
+        drawn, self._drawn = self._drawn, 0
+        return drawn or super().generate_trace_id()
+
+    def unsampled(self, trace_id: int) -> dict[str, str]:
+        """The headers of a drawn trace that is not recorded by anybody who asks."""
+        self._drawn = 0
+        return {"traceparent": f"00-{trace_id:032x}-{self.generate_span_id():016x}-{_UNSAMPLED:02x}"}
+
+
+def current_ids() -> tuple[str, str] | None:
+    """Trace and span id, in hex, of what the calling task works for; None outside of any trace."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        return trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id)
+    unrecorded = _UNRECORDED.get()
+    return (unrecorded[3:35], unrecorded[36:52]) if unrecorded is not None else None
+
+
+def is_left_out() -> bool:
+    """Whether the calling task works for an event that is not recorded: then nothing below it is either."""
+    return _UNRECORDED.get() is not None
+
+
+def _follows_senders(sampler: Sampler) -> bool:
+    """Whether what a sender did not record is never recorded here: so say the samplers that look at a parent."""
+    return "remoteParentNotSampled:AlwaysOffSampler" in sampler.get_description()
+
+
+def _headers(context: SpanContext) -> dict[str, str]:
+    if not context.is_valid:
+        return {}
+    ids = f"{trace.format_trace_id(context.trace_id)}-{trace.format_span_id(context.span_id)}"
+    headers = {"traceparent": f"00-{ids}-{context.trace_flags:02x}"}
+    if context.trace_state:
+        headers["tracestate"] = context.trace_state.to_header()
+    return headers
 
 
 def _key(record: Record) -> dict[str, str]:

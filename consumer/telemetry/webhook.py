@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Webhook:
-    """Tells of each alert once; ``failures`` counts those that did not get through."""
+    """Tells of each alert that it is given; ``failures`` counts those that did not get through."""
 
     def __init__(self, address: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """None: nobody is told."""

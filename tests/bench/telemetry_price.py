@@ -1,12 +1,13 @@
 """What telemetry costs on the cheapest path there is: events that are answered from the dedup topic.
 
-``python -m tests.bench.telemetry_price [--events 20000] [--pairs 4] [--out FILE.json]``: a real broker and a real
-service process for each run, on fresh topics with the same events, in turns: with everything off, with metrics (the
-HTTP port, scraped every five seconds, and OTLP as often), and with metrics and traces of a sampled share of the
-events. What "off" costs against no telemetry at all is too little to be seen so: it is counted in microseconds of the
-calls that are left.
+``python -m tests.bench.telemetry_price [--events 20000] [--pairs 4] [--minutes 9] [--out FILE.json]``: a real broker
+and a real service process for each run, on fresh topics with the same events, in turns: with everything off, with
+metrics (the HTTP port, scraped every five seconds, and OTLP as often), and with metrics and traces of a sampled share
+of the events. Of each round the runs are compared with its own run without telemetry; what is told is the median of the
+rounds, with the least and the most. After the first no round begins that would not end within ``--minutes``.
 
-The price is that of processor time for an event: the service is bound by it, and it is the same on a busy machine.
+Two prices: of processor time for an event, which is the same on a busy machine, and of events a second. What "off"
+costs against no telemetry at all is too little to be seen so: it is counted alone, see ``telemetry_alone``.
 """
 
 import argparse
@@ -18,10 +19,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -30,13 +30,12 @@ from confluent_kafka import Consumer, TopicPartition
 
 from compose.kafka_probe import free_ports
 from compose.local_kafka import LocalKafka
-from consumer.core.model import Record
 from consumer.kafka.topics import create
 from consumer.settings import Settings
-from consumer.telemetry.spans import Tracing
-from schemas.models import utc_now
 from tests.bench.processes import cpu_seconds
+from tests.bench.telemetry_alone import figures
 from tests.bench.throughput import make_recordings, publish, wait_for
+from tests.support.otlp import collecting
 from tests.support.service import serving
 
 OFF, METRICS = "off", "metrics"
@@ -63,33 +62,6 @@ class Kind:
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
             "OTEL_TRACES_SAMPLER_ARG": str(self.sampled),
         }
-
-
-@contextmanager
-def collector() -> Iterator[str]:
-    """Takes OTLP over HTTP and throws it away."""
-
-    class Taker(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 (the library's name)
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Taker) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager
@@ -135,7 +107,7 @@ async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, aske
     )
     await create(settings)
     publish(settings, make_recordings(folder), asked.events)
-    with collector() as endpoint:
+    with collecting() as endpoint:
         async with serving(settings, **kind.environment(endpoint)) as service:
             consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": settings.group_id})
             rows = [TopicPartition(settings.topics.events, partition) for partition in range(settings.partitions)]
@@ -152,50 +124,47 @@ async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, aske
     return Run(asked.events / seconds, used / asked.events * 1e6)
 
 
-def off_microseconds(repeats: int = 50_000) -> float:
-    """What is still called for each event while nothing is recorded."""
-    tracing, published_at = Tracing("group"), utc_now()
-    record = Record("audio.events", 0, 7, 0, b"key", b"{}")
-    began = time.perf_counter()
-    for _ in range(repeats):
-        span = tracing.process(record)
-        span.headers()
-        span.use()
-        span.received(published_at)
-        span.note(outcome="transcribed", route="cache", cached=True)
-        span.stage("commit")
-        span.end()
-    return (time.perf_counter() - began) / repeats * 1e6
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median of the rounds, and how far they lie apart."""
+    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 async def compare(asked: argparse.Namespace) -> dict[str, Any]:
     """Rounds of one run each, every other one backwards, after one that does not count."""
     kinds = [Kind(OFF), Kind(METRICS), *(Kind(f"metrics and {share:.0%} traced", share) for share in asked.sampled)]
     runs: dict[str, list[Run]] = {kind.name: [] for kind in kinds}
+    alone = figures(asked.sampled)
+    end, longest = time.monotonic() + 60 * asked.minutes, 0.0
     with tempfile.TemporaryDirectory() as name, LocalKafka(Path(name) / "kafka") as kafka:
         for number in range(asked.pairs + 1):
+            if number > 1 and time.monotonic() + longest > end:
+                break
+            begun = time.monotonic()
             for kind in kinds[:: 1 if number % 2 else -1]:
                 run = await one_run(kafka, Path(name), kind, number, asked)
                 rate, cost = f"{run.events_per_second:,.0f} events/s", f"{run.cpu_microseconds:.0f} µs of CPU each"
                 print(f"{f'round {number}' if number else 'warm-up'}: {kind.name}: {rate}, {cost}", flush=True)
                 if number:
                     runs[kind.name].append(run)
-    prices = {
-        name: statistics.median(
-            1 - off.cpu_microseconds / run.cpu_microseconds for run, off in zip(found, runs[OFF], strict=True)
-        )
-        for name, found in runs.items()
-        if name != OFF
-    }
-    off_us = off_microseconds()
+            longest = max(longest, time.monotonic() - begun)
+    pairs = {name: list(zip(found, runs[OFF], strict=True)) for name, found in runs.items() if name != OFF}
     off_event_us = statistics.median(run.cpu_microseconds for run in runs[OFF])
     return {
         "events": asked.events,
+        "rounds": len(runs[OFF]),
         "events_per_second": {name: [round(run.events_per_second) for run in found] for name, found in runs.items()},
         "cpu_microseconds": {name: [round(run.cpu_microseconds) for run in found] for name, found in runs.items()},
-        "price": {name: round(price, 3) for name, price in prices.items()},
-        "off_microseconds_an_event": round(off_us, 2),
-        "off_price": round(off_us / off_event_us, 4),
+        "price_of_cpu": {
+            name: spread([run.cpu_microseconds / off.cpu_microseconds - 1 for run, off in found])
+            for name, found in pairs.items()
+        },
+        "price_of_throughput": {
+            name: spread([1 - run.events_per_second / off.events_per_second for run, off in found])
+            for name, found in pairs.items()
+        },
+        "microseconds_alone": alone,
+        "off_price": {sender: round(value / off_event_us, 4) for sender, value in alone[OFF].items()},
         "cores": os.cpu_count(),
         "machine": platform.platform(),
     }
@@ -206,6 +175,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin no round that would not end by then")
     parser.add_argument("--sampled", type=float, nargs="*", default=[0.01, 1.0], help="shares of events to trace")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     asked = parser.parse_args()

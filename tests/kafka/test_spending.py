@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumer.core.budget import Exhausted, Grant, Limits
+from consumer.core.budget import EVERYBODY, Exhausted, Grant, Key, Limits, Standing
 from consumer.core.model import Record
 from consumer.errors import LaneError
 from consumer.kafka.client import connection
@@ -92,6 +92,8 @@ async def test_two_members_together_spend_all_of_the_budget_and_no_more(
         for partition in EVERY:
             await publish(kafka_settings, partition, [50] * 3)
         await until(lambda: len(first.confirmed) + len(second.confirmed) == 30 + 3 * PARTITIONS)
+        used_up = [Standing(Key(EVERYBODY, f"{NOON:%Y-%m-%d}"), 1000, 1000)]
+        await until(lambda: first.spending.standings() == second.spending.standings() == used_up)
     assert sum(first.paid) + sum(second.paid) == 1000
     until_midnight = [refusal for refusal in (*first.refused, *second.refused) if refusal.wait_seconds > 60]
     assert {refusal.until for refusal in until_midnight} == {NOON.replace(hour=0) + timedelta(days=1)}

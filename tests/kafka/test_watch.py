@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import orjson
@@ -21,7 +21,7 @@ from consumer.kafka.watch import watch
 from consumer.settings import Settings
 from schemas.codec import encode
 from schemas.codes import Reason
-from schemas.models import Alert, TranscriptionMetric, WordErrors, utc_now
+from schemas.models import Alert, BudgetAccount, BudgetEntry, TranscriptionMetric, WordErrors, utc_now
 from schemas.topics import Topics
 from tests.support.kafka import Broker, Written, read_topic, write_records
 from tests.support.metrics import metric
@@ -138,14 +138,38 @@ async def test_a_watcher_whose_turn_was_taken_publishes_nothing_before_it_has_re
         )
 
 
+async def write_spent(settings: Settings, partition: int, group_id: str, microusd: int, at: datetime) -> None:
+    """What a lane of a group says that it has spent on a day."""
+    today = f"{at:%Y-%m-%d}"
+    account = BudgetAccount(scope="*", period=today, spent_microusd=microusd, reserved_microusd=microusd)
+    entry = encode(BudgetEntry(partition=partition, accounts=[account], at=at))
+    record = Written(entry, f"{group_id}/{partition}".encode(), partition=partition)
+    await asyncio.to_thread(write_records, settings.kafka_bootstrap_servers, settings.topics.budget, [record])
+
+
+async def test_a_budget_runs_low_by_what_the_lanes_of_this_group_have_committed(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    settings, now = kafka_settings.model_copy(update={"budget_usd_per_day": 1.0}), utc_now()
+    await write_spent(settings, 0, settings.group_id, 450_000, now)
+    await write_spent(settings, 1, "another", 900_000, now)
+    async with watching(settings, lambda: now):
+        await write(settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+        await until_alerts(settings, ("dead_letters", "raised"))
+        await write_spent(settings, 1, settings.group_id, 400_000, now)
+        await until_alerts(settings, ("dead_letters", "raised"), ("budget_low", "raised"))
+
+
 @contextmanager
-def hook(status: int) -> Iterator[tuple[str, list[Any]]]:
-    """Something that takes alerts: its address, and what it was sent."""
+def hook(status: int, answers: Event | None = None) -> Iterator[tuple[str, list[Any]]]:
+    """Something that takes alerts: its address, and what it was sent. It says nothing before ``answers`` is set."""
     told: list[Any] = []
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             told.append(orjson.loads(self.rfile.read(int(self.headers["content-length"]))))
+            if answers is not None:
+                answers.wait()
             self.send_response(status)
             self.send_header("content-length", "0")
             self.end_headers()
@@ -178,6 +202,24 @@ async def test_a_webhook_is_told_what_the_topic_says_and_its_failures_stop_nothi
 
     assert [alert["name"] for alert in told] == ["dead_letters", "latency_high"]
     assert "s3cret" not in caplog.text
+
+
+async def test_an_alert_whose_post_was_cut_off_by_a_crash_is_posted_again(
+    kafka_settings: Settings, topics: Topics
+) -> None:
+    answers = Event()
+    with hook(200, answers) as (address, told):
+        settings = kafka_settings.model_copy(update={"alert_webhook": address})
+        try:
+            async with watching(settings):
+                await write(settings, metric(utc_now(), reason=Reason.NOT_FOUND))
+                await until(lambda: len(told) == 1, "the post is under way")
+        finally:
+            answers.set()
+        assert alerts(settings) == [], "what is published would not be told again"
+        async with watching(settings):
+            await until_alerts(settings, ("dead_letters", "raised"))
+    assert [alert["name"] for alert in told] == ["dead_letters"] * 2
 
 
 async def test_the_service_watches_its_own_metrics(kafka: Broker, tmp_path: Path) -> None:

@@ -120,7 +120,14 @@ def _ask(seen: Seen, prometheus: Prometheus, page: str) -> None:
 
 async def _look(kafka: Broker, folder: Path, binary: Path) -> Seen:
     (port,) = free_ports(1)
-    settings = settings_for(kafka.bootstrap_servers, folder, http_port=port, simulated_usd_per_minute=0.006)
+    settings = settings_for(
+        kafka.bootstrap_servers,
+        folder,
+        http_port=port,
+        simulated_usd_per_minute=0.006,
+        budget_usd_per_day=1.0,
+        tenant_budget_usd_per_day=["default=1"],
+    )
     seen = Seen(topic=settings.topics.events)
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(map(json.dumps, _events(folder))), encoding="utf-8")

@@ -70,8 +70,8 @@ async def _text(page: Page, name: str) -> str:
 
 
 async def _figures(page: Page) -> dict[str, str]:
-    names = ("state", "transcribed", "cached", "dead-lettered", "lag", "realtime", "p50", "engine-name", "cost", "wer")
-    return {name: await _text(page, name) for name in names}
+    names = "state transcribed cached dead-lettered lag realtime p50 engine-name cost wer budget-rows"
+    return {name: await _text(page, name) for name in names.split()}
 
 
 async def _shows(page: Page, name: str, text: str) -> None:
@@ -122,7 +122,14 @@ def _events(folder: Path) -> list[Written]:
 
 async def _run(kafka: Broker, folder: Path) -> Seen:
     (port,) = free_ports(1)
-    settings = settings_for(kafka.bootstrap_servers, folder, http_port=port, simulated_usd_per_minute=0.006)
+    settings = settings_for(
+        kafka.bootstrap_servers,
+        folder,
+        http_port=port,
+        simulated_usd_per_minute=0.006,
+        budget_usd_per_month=20.0,
+        tenant_budget_usd_per_day=["acme=0.5"],
+    )
     seen, written = Seen(origin=f"http://127.0.0.1:{port}"), _events(folder)
     async with chromium() as browser, fresh_service(settings) as service:
         page = await browser.new_page()
@@ -160,6 +167,7 @@ def test_the_page_shows_what_an_independent_recount_finds(seen: Seen) -> None:
     assert seen.later["wer"] == "33.3 %"
     assert seen.later["engine-name"] == "simulated"
     assert seen.later["state"] == "serving"
+    assert seen.later["budget-rows"] == "everybody, this month$20.00 of $20.00 leftacme, today$0.50 of $0.50 left"
 
 
 def test_the_figures_move_without_a_reload(seen: Seen) -> None:

@@ -1,7 +1,6 @@
 """Alerts are raised once, stay raised while it is bad, and are cleared once it has been well for a while."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -9,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.alerts import CLEAR_SECONDS, Alerts, LagTrend, Limits, Windows, verdicts
+from consumer.core.budget import EVERYBODY, Key, Standing
 from schemas.codes import Reason, Route
 from schemas.models import Alert, Disagreement, TranscriptionMetric, WordErrors
-from tests.support.metrics import START, metric, metrics, paid
+from tests.support.metrics import START, metric, metrics
 
 LIMITS = Limits(
     latency_p95_seconds=60.0,
@@ -19,7 +19,6 @@ LIMITS = Limits(
     quality_drop=0.2,
     dead_letters=0,
     lag_growth=100,
-    budget_usd_per_day=None,
     min_events=20,
     min_words=1000,
 )
@@ -35,8 +34,8 @@ class Watching:
         for _ in range(count):
             self.windows.add(metric(at, **fields), now or at)  # type: ignore[arg-type]
 
-    def look(self, now: datetime, lag_growth: int | None = 0) -> list[Alert]:
-        return self.alerts.judge(self.windows.seen(now), lag_growth, now)
+    def look(self, now: datetime, lag_growth: int | None = 0, budgets: Sequence[Standing] = ()) -> list[Alert]:
+        return self.alerts.judge(self.windows.seen(now, budgets), lag_growth, now)
 
     def told(self, now: datetime, lag_growth: int | None = 0) -> list[tuple[str, str]]:
         return [(alert.name, alert.state) for alert in self.look(now, lag_growth)]
@@ -164,24 +163,45 @@ def test_a_baseline_without_a_single_error_is_no_reason_to_raise_at_the_first_on
     assert watching.told(START) == []
 
 
-def test_the_budget_is_told_at_80_and_at_100_percent_and_forgotten_at_midnight_utc() -> None:
-    watching = Watching(replace(LIMITS, budget_usd_per_day=1.0))
-    for _ in range(8):
-        watching.windows.add(paid(local_usd=5.0, api_usd=0.0999), START)
-    assert watching.told(START) == []
-    watching.windows.add(paid(api_usd=0.0008), START)
-    (low,) = watching.look(START)
-    assert (low.name, low.threshold) == ("budget_low", 0.8)
-    assert low.value == pytest.approx(0.8)
-    assert watching.told(after(hours=1)) == []
-    watching.windows.add(paid(after(hours=2), api_usd=0.2), after(hours=2))
-    (gone,) = watching.look(after(hours=2))
-    assert (gone.state, gone.threshold) == ("raised", 1.0)
-    assert gone.detail == "1.00 of 1.00 USD went to APIs since 00:00 UTC"
-    assert watching.told(after(hours=3)) == []
+TODAY, MONTH = Key(EVERYBODY, "2026-11-24"), Key(EVERYBODY, "2026-11")
+TENANTS = {"acme": 4_000_000, "beta": 4_500_000, "none": 10}
 
-    assert watching.told(after(hours=12)) == []
-    assert watching.told(after(hours=12, minutes=5)) == [("budget_low", "cleared")]
+
+def test_a_budget_is_told_at_80_percent_and_when_no_call_fits_in_and_forgotten_with_the_next_day() -> None:
+    watching = Watching()
+    assert watching.look(START, budgets=[Standing(TODAY, 1_000_000, 799_999)]) == []
+    (low,) = watching.look(START, budgets=[Standing(TODAY, 1_000_000, 800_000)])
+    assert (low.name, low.threshold, low.value, low.window_seconds) == ("budget_low", 0.8, 0.8, 86_400.0)
+    assert watching.look(after(hours=1), budgets=[Standing(TODAY, 1_000_000, 994_000)]) == []
+    (gone,) = watching.look(after(hours=2), budgets=[Standing(TODAY, 1_000_000, 996_000)])
+    assert (gone.state, gone.threshold, gone.value) == ("raised", 1.0, 1.0)
+    assert gone.detail == "1.00 of 1.00 USD went to APIs in 2026-11-24 (UTC)"
+    assert watching.look(after(hours=3), budgets=[Standing(TODAY, 1_000_000, 1_000_000)]) == []
+
+    untouched = [Standing(Key(EVERYBODY, "2026-11-25"), 1_000_000, 0)]
+    assert watching.look(after(hours=12), budgets=untouched) == []
+    (cleared,) = watching.look(after(hours=12, minutes=5), budgets=untouched)
+    assert (cleared.name, cleared.state) == ("budget_low", "cleared")
+
+
+def test_a_month_that_runs_low_is_told_although_the_day_is_used_up_and_so_is_a_tenants_day() -> None:
+    watching = Watching()
+    found = [Standing(TODAY, 10, 10), Standing(MONTH, 1000, 1), Standing(Key("acme", "2026-11-24"), 5_000_000, 0)]
+    assert [alert.name for alert in watching.look(START, budgets=found)] == ["budget_low"]
+    found[1] = Standing(MONTH, 1000, 850)
+    (month,) = watching.look(START, budgets=found)
+    assert (month.name, month.value, month.window_seconds) == ("month_budget_low", 0.85, 30 * 86_400.0)
+    found[2:] = [Standing(Key(tenant, "2026-11-24"), 5_000_000, spent) for tenant, spent in TENANTS.items()]
+    (tenant,) = watching.look(START, budgets=found)
+    assert (tenant.name, tenant.value) == ("tenant_budget_low", 0.9)
+    assert tenant.detail == (
+        "4.50 of 5.00 USD for beta went to APIs in 2026-11-24 (UTC); "
+        "4.00 of 5.00 USD for acme went to APIs in 2026-11-24 (UTC)"
+    )
+
+
+def test_where_nothing_may_be_paid_no_budget_runs_low() -> None:
+    assert Watching().look(START, budgets=[Standing(TODAY, 0, 0)]) == []
 
 
 def test_events_served_elsewhere_tell_that_a_breaker_is_open() -> None:

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from pydantic import ValidationError
 
-from consumer.core.budget import EVERYBODY, UNLIMITED, Exhausted, Grant, Key, Limits, period_end
+from consumer.core.budget import EVERYBODY, UNLIMITED, Exhausted, Grant, Key, Limits, Standing, period_end, shown
 from consumer.core.lane_budget import LaneBudget, Peers
 from consumer.kafka.spending import limits_of
 from consumer.settings import Settings
+from schemas.models import BudgetAccount, BudgetEntry
 from tests.support.budget_world import Owner, World
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -265,6 +266,25 @@ def test_what_is_free_is_granted_from_an_empty_budget() -> None:
     budget = LaneBudget(0, Peers(Limits(day=0), 1))
     assert isinstance(budget.ask("default", 0, NOON), Grant)
     assert isinstance(budget.ask("default", 1, NOON), Exhausted)
+
+
+def test_a_budget_stands_as_all_lanes_have_committed_it_whoever_looks() -> None:
+    tenants = {f"t{number}": 1000 for number in range(3)}
+    onlooker = Peers(Limits(day=900, month=5000, tenant_day=tenants), 3)
+    assert [standing.spent for standing in onlooker.standings(NOON)] == [0] * 5
+    for lane, spent in enumerate((100, 50, 0)):
+        keys = [TODAY, MONTH, Key("t1", TODAY.period)]
+        accounts = [
+            BudgetAccount(scope=key.scope, period=key.period, spent_microusd=spent, reserved_microusd=2 * spent)
+            for key in keys
+        ]
+        onlooker.learn(BudgetEntry(partition=lane, accounts=accounts, at=NOON))
+    found = onlooker.standings(NOON)
+    assert found[:2] == [Standing(TODAY, 900, 150), Standing(MONTH, 5000, 150)]
+    assert [(one.left, one.used_share) for one in found[2:]] == [(1000, 0.0), (850, 0.15), (1000, 0.0)]
+    assert [one.key.scope for one in shown(found, tenants_at_most=1)] == [EVERYBODY, EVERYBODY, "t1"]
+    tomorrow = onlooker.standings(NOON + timedelta(days=1))
+    assert {one.spent for one in tomorrow} == {0}, "it is another month, too"
 
 
 def test_periods_end_at_midnight_in_utc_whatever_zone_the_clock_shows() -> None:

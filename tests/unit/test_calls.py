@@ -9,11 +9,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
+from consumer.core.model import Record
 from consumer.engines.dispatcher import BatchReport
 from consumer.engines.watch import BatchWatch
 from consumer.telemetry import calls
+from consumer.telemetry.spans import Tracing
 
 
 @pytest.fixture
@@ -114,3 +117,19 @@ async def test_a_call_lies_below_the_event_that_its_task_works_for(tracer: Trace
         task = asyncio.create_task(hear())
     await task
     assert _only(tracer[1]).parent == event.get_span_context()
+
+
+def test_a_call_for_an_event_that_is_not_recorded_is_not_either_and_begins_no_trace(tracer: Traced) -> None:
+    sent = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+    provider = TracerProvider(ParentBased(ALWAYS_ON))
+
+    def work() -> None:
+        Tracing("group", provider).process(Record("audio.events", 0, 0, 0, None, b"", (sent,))).use()
+        with calls.calling("openai", "m", "api.example", 443, 1.0) as call:
+            call.answered(_Answer())
+
+    copy_context().run(work)
+    assert tracer[1].get_finished_spans() == ()
+    with calls.calling("openai", "m", "api.example", 443, 1.0):
+        pass
+    assert len(tracer[1].get_finished_spans()) == 1, "what is done for no event is a trace of its own"

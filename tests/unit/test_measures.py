@@ -36,7 +36,7 @@ def _notes() -> Notes:
     return Notes(RECORD, event, "ab" * 32, fetch_seconds=0.2)
 
 
-def _transcribed(*, cached: bool = False) -> Transcribed:
+def transcribed(*, cached: bool = False) -> Transcribed:
     attempt = Attempt(engine="ctc", model="m", outcome="ok", audio_seconds=2.0, cost_usd=0.25, seconds=1.5)
     recognised = Recognised(text="", engine=EngineRef(name="ctc", model="m"), audio_seconds=2.0)
     route, attempts = (Route.CACHE, ()) if cached else (Route.LOCAL, (attempt,))
@@ -49,8 +49,8 @@ def _span() -> EventSpan:
 
 def _told(measures: Measures) -> None:
     moment = Moment(utc_now(), 0.05)
-    measures.settled(_transcribed(), moment, [], _span())
-    measures.settled(_transcribed(cached=True), moment, [], _span())
+    measures.settled(transcribed(), moment, [], _span())
+    measures.settled(transcribed(cached=True), moment, [], _span())
     measures.settled(DeadLettered(_notes(), Reason.NOT_FOUND, "gone", "e", "t"), moment, [], _span())
     measures.settled(Moved(_notes(), "ab" * 32, 1), moment, [], _span())
     with measures.committing():
@@ -140,7 +140,7 @@ def test_an_exemplar_leads_to_the_trace_of_the_event() -> None:
     tracing = Tracing("group")
     tracing._tracer = provider.get_tracer("test")
     span, measures = tracing.process(RECORD), Measures("audio.events", "group")
-    measures.settled(_transcribed(), Moment(utc_now(), 0.05), [], span)
+    measures.settled(transcribed(), Moment(utc_now(), 0.05), [], span)
     (point,) = _collected(measures)["earwitness.event.duration"].data_points
     (exemplar,) = point.exemplars
     assert span.sampled is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -10,10 +11,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBasedTraceIdRatio, TraceIdRatioBased
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
 from consumer.core.model import Record
-from consumer.telemetry.spans import Tracing
+from consumer.telemetry.spans import EventSpan, Ids, Tracing, current_ids
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = ("traceparent", f"00-{TRACE}-{PARENT}-01".encode())
@@ -27,9 +29,7 @@ def _record(*headers: tuple[str, bytes], key: bytes | None = b"\xff") -> Record:
 def traced() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing = Tracing("group")
-    tracing._tracer = provider.get_tracer("test")
-    yield tracing, exporter
+    yield Tracing("group", provider), exporter
     provider.shutdown()
 
 
@@ -175,3 +175,80 @@ def test_without_an_exporter_the_senders_context_travels_on() -> None:
     span = Tracing("group").process(_record(SENT))
     assert span.headers() == {"traceparent": SENT[1].decode()}
     assert Tracing("group").process(_record()).headers() == {}
+
+
+@pytest.mark.parametrize("tracestate", ["vendor=1", "vendör=1"])
+def test_what_travels_on_can_be_written_as_a_header(tracestate: str) -> None:
+    sent = (SENT, ("tracestate", tracestate.encode("latin-1")))
+    headers = Tracing("group").process(_record(*sent)).headers()
+    assert headers["traceparent"] == SENT[1].decode()
+    assert headers.get("tracestate", "vendor=1") == "vendor=1"
+
+
+def _sampling(share: float) -> tuple[Tracing, InMemorySpanExporter]:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(ParentBasedTraceIdRatio(share), id_generator=Ids())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Tracing("group", provider), exporter
+
+
+def _walk(tracing: Tracing, record: Record) -> tuple[EventSpan, tuple[str, str] | None]:
+    """An event's way: its span, and the ids that a log line of its task has."""
+
+    def work() -> tuple[EventSpan, tuple[str, str] | None]:
+        span = tracing.process(record)
+        span.use()
+        span.received(datetime.now(UTC))
+        span.note(outcome="transcribed")
+        span.failed("not_found", "gone")
+        span.stage("commit")
+        span.end()
+        return span, current_ids()
+
+    return copy_context().run(work)
+
+
+@pytest.mark.parametrize("sent", [None, (SENT[0], SENT[1][:-1] + b"0")])
+def test_an_event_that_is_not_sampled_records_nothing_and_tells_those_who_follow(
+    sent: tuple[str, bytes] | None,
+) -> None:
+    tracing, exporter = _sampling(0.0)
+    span, ids = _walk(tracing, _record(*([sent] if sent else [])))
+    assert exporter.get_finished_spans() == ()
+    assert span.sampled is None
+    version, trace_id, span_id, flags = span.headers()["traceparent"].split("-")
+    assert (version, int(flags, 16) & TraceFlags.SAMPLED) == ("00", 0)
+    assert ids == (trace_id, span_id)
+    if sent:
+        assert (trace_id, span_id) == (TRACE, PARENT)
+    again = tracing.process(_record(("traceparent", span.headers()["traceparent"].encode())))
+    assert again.headers() == span.headers()
+
+
+def test_of_events_without_a_sender_those_are_recorded_that_the_sampler_picks_by_their_traces_ids() -> None:
+    tracing, exporter = _sampling(0.25)
+    spans = [tracing.process(_record()) for _ in range(1000)]
+    for span in spans:
+        span.end()
+    recorded = exporter.get_finished_spans()
+    assert 100 < len(recorded) < 400
+    bound = TraceIdRatioBased.get_bound_for_rate(0.25)
+    ids = [int(span.headers()["traceparent"][3:35], 16) for span in spans]
+    assert len(set(ids)) == 1000
+    kept = [one for one in ids if one & TraceIdRatioBased.TRACE_ID_LIMIT < bound]
+    assert kept == [span.context.trace_id for span in recorded if span.context is not None]
+
+
+def test_an_event_whose_sender_was_sampled_is_recorded_whatever_the_share() -> None:
+    tracing, exporter = _sampling(0.0)
+    _, ids = _walk(tracing, _record(SENT))
+    names = {span.name for span in exporter.get_finished_spans()}
+    assert names == {"receive", "commit", "process audio.events"}
+    assert ids is not None
+    assert ids[0] == TRACE
+
+
+def test_a_sampler_that_asks_no_sender_is_asked_itself() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(ALWAYS_ON, id_generator=Ids())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    Tracing("group", provider).process(_record((SENT[0], SENT[1][:-1] + b"0"))).end()
+    assert len(exporter.get_finished_spans()) == 1

@@ -1,7 +1,7 @@
 """Windows over metric events hold what a recount finds, in whatever order the events come."""
 
 import math
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -95,21 +95,6 @@ def test_memory_does_not_grow_with_the_traffic() -> None:
         window.add(metric(START + timedelta(seconds=second)), now, now)
         window.tally(now)
         assert len(window._tallies) <= 5
-
-
-def test_a_window_of_a_day_in_one_slice_is_the_calendar_day_in_utc() -> None:
-    window = Window(86_400.0, slices=1)
-    noon = START.timestamp()
-    for at in (START, START - timedelta(hours=12), START - timedelta(hours=12, seconds=1)):
-        window.add(metric(at), at.timestamp(), noon)
-
-    assert window.tally(noon).events == 2
-    assert window.tally(midnight_after(START) - 1).events == 2
-    assert window.tally(midnight_after(START)).events == 0
-
-
-def midnight_after(moment: datetime) -> float:
-    return (moment.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
 
 
 def test_an_event_from_a_far_future_is_refused_and_one_from_a_clock_ahead_is_not() -> None:

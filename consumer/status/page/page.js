@@ -20,6 +20,8 @@ const STATES = {
 };
 const BREAKERS = { closed: ["good", "closed, in use"], half_open: ["wait", "half open, probing"], open: ["bad", "open, left alone"] };
 
+const PERIODS = { day: "today", month: "this month" };
+
 let source = null;
 let paused = false;
 
@@ -151,6 +153,36 @@ function showEngine(now) {
   );
 }
 
+function meter(share, label) {
+  const node = document.createElement("meter");
+  node.max = 1;
+  node.high = 0.8;
+  node.value = Math.min(share, 1);
+  node.setAttribute("aria-label", label);
+  return node;
+}
+
+function money(usd) {
+  return (usd && usd < 1 ? cents : dollars).format(usd);
+}
+
+function showBudgets(budgets) {
+  at("budgets").hidden = budgets.length === 0;
+  at("budget-rows").replaceChildren(
+    ...budgets.map(({ tenant, period, limit_usd, left_usd, used_share }) => {
+      const row = document.createElement("div");
+      const name = document.createElement("dt");
+      const figures = document.createElement("dd");
+      const left = document.createElement("span");
+      name.textContent = `${tenant || "everybody"}, ${PERIODS[period]}`;
+      left.textContent = left_usd ? `${money(left_usd)} of ${money(limit_usd)} left` : `${money(limit_usd)} used up`;
+      figures.append(meter(used_share, `${name.textContent}: used ${percent(used_share)}`), left);
+      row.append(name, figures);
+      return row;
+    }),
+  );
+}
+
 function showTotals(now) {
   const totals = now.totals;
   show("transcribed", count(totals.transcribed));
@@ -158,7 +190,7 @@ function showTotals(now) {
   show("dead-lettered", count(totals.dead_lettered));
   show("moved", count(totals.moved));
   show("audio", duration(totals.audio_seconds));
-  show("cost", (totals.cost_usd && totals.cost_usd < 1 ? cents : dollars).format(totals.cost_usd));
+  show("cost", money(totals.cost_usd));
   show("wer", totals.reference_words ? percent(totals.wrong_words / totals.reference_words) : "–");
   show("up", duration(now.up_seconds));
 }
@@ -204,6 +236,7 @@ function showNow(now) {
   show("block", duration(now.loop_block_seconds));
   showLanes(now.lanes);
   showEngine(now);
+  showBudgets(now.budgets);
   showTotals(now);
   showLatest(now);
   show("shown-at", `as of ${clock.format(1000 * now.at)}`);
