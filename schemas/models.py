@@ -123,6 +123,12 @@ class Disagreement(WordErrors):
     """The second engine's name; with its model, as ``ctc/some/model``, where both engines have one name."""
 
 
+class EngineWordErrors(WordErrors):
+    """The word errors of an engine whose text is published nowhere."""
+
+    engine: EngineRef
+
+
 class LatencySeconds(Model):
     """Where an event's time went; null where a stage did not happen."""
 
@@ -171,6 +177,8 @@ class TranscriptionMetric(Model):
     cost_usd: float = 0.0
     wer: WordErrors | None = None
     disagreement: Disagreement | None = None
+    shadow_wer: EngineWordErrors | None = None
+    """The second engine's own, where the event carried ``reference_text``."""
     confidence: float | None = None
     attempts: list[Attempt] = Field(default_factory=list)
     completed_at: Moment

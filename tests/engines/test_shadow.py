@@ -42,6 +42,8 @@ async def test_the_disagreement_and_the_cost_of_the_second_engine_are_added_and_
         heard = await Shadow(engine, settings(shadow_share=1.0)).compare(_heard(), recording, Wish(purse=purse))
     assert heard.recognised == _heard().recognised
     assert heard.disagreement == Disagreement(errors=3, words=6, against="openai")
+    assert heard.second is not None
+    assert (heard.second.text, heard.second.engine) == ("one dog sat the mat today", engine.ref)
     assert [line.engine for line in heard.attempts] == ["ctc", "openai"]
     assert heard.cost_usd == pytest.approx(0.5 + SECONDS_USD)
     assert purse.settled == [150]
