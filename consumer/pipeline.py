@@ -22,6 +22,7 @@ from consumer.core.off_peak import CheapHours
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Parked, Settlement, Transcribed
 from consumer.core.parking import Waited
 from consumer.core.prices import spent_usd, total_usd
+from consumer.core.refine import unless_stale
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
 from consumer.engines.second_looks import NO_LOOKS, SecondLooks
 from consumer.errors import (
@@ -248,7 +249,7 @@ class Pipeline:
         if value is None:
             return None
         try:
-            return decode_recognised(value)
+            return unless_stale(decode_recognised(value), self._settings.refine_model)
         except ContractError as error:
             log.warning("unreadable_dedup_entry %s: %s; it is heard again", key, error.detail)
             return None

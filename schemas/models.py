@@ -84,6 +84,8 @@ class Recognised(Model):
 
     text: str
     refined_text: str | None = None
+    refined_by: str | None = None
+    """The chat model that made ``refined_text``."""
     language: str | None = None
     segments: list[Segment] = Field(default_factory=list)
     words: list[Word] | None = None
@@ -181,6 +183,9 @@ class TranscriptionMetric(Model):
     """The second engine's own, where the event carried ``reference_text``."""
     confidence: float | None = None
     attempts: list[Attempt] = Field(default_factory=list)
+    breakers_open: list[str] = Field(default_factory=list)
+    """Engines that the process left alone when this was written, or since its outcome before: ``primary``,
+    ``fallback``, ``shadow``, ``refine``."""
     completed_at: Moment
 
 

@@ -63,6 +63,8 @@ class Moment:
 
     now: datetime
     commit_seconds: float
+    breakers_open: tuple[str, ...] = ()
+    """Engines that are left alone meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +280,7 @@ def _of_event(notes: Notes, moment: Moment) -> dict[str, Any]:
     """What every metric says of its event, as far as that could be read."""
     event = notes.event
     known = {} if event is None else {"event_id": event.event_id, "tenant": event.tenant, "critical": event.critical}
-    return {**known, "completed_at": moment.now}
+    return {**known, "breakers_open": list(moment.breakers_open), "completed_at": moment.now}
 
 
 def _latency(notes: Notes, moment: Moment, **stages: float | None) -> LatencySeconds:

@@ -101,6 +101,13 @@ class ApiGate:
         """Requests that have not been let through yet."""
         return self._waiting
 
+    @property
+    def shut_seconds(self) -> float:
+        """How long it lets nothing through: the API asked for that, or this process has no share of the limits yet."""
+        now = self._clock()
+        unshared = self._share.grows_in(now) if self._share.value(now) <= 0 else 0.0
+        return max(unshared, self._held_until - now, 0.0)
+
     def set_share(self, share: float) -> None:
         """This process's part of the group's limits, 0 to 1: the partitions it owns over all of them."""
         now = self._clock()
@@ -211,8 +218,8 @@ class ApiGate:
         """0.0: the audio is taken, and only the throttle is left to ask."""
         now = self._clock()
         self._apply_share(now)
-        if now < self._held_until:
-            return self._held_until - now
+        if (shut := self.shut_seconds) > 0:
+            return shut
         if self._running >= max(1, int(self._concurrency * self._share.value(now))):
             return math.inf
         return self._audio.take(turn.audio_seconds, now)
@@ -233,8 +240,8 @@ class ApiGate:
             await self._until_changed(held)
 
     async def _until_changed(self, wait: float) -> None:
-        # capped, since a share that grew takes effect by the clock alone
-        timeout = min(wait, self._period)
+        # a share that grew takes effect by the clock alone
+        timeout = min(wait, self._period, self._share.grows_in(self._clock()))
         try:
             async with asyncio.timeout(timeout):
                 await self._changed.wait()

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from consumer.audio.recordings import Recordings
-from consumer.core.breaker import BreakerState
+from consumer.core.breaker import Breaker, BreakerState
 from consumer.core.engine_load import EngineLoad, MinuteLoad
 from consumer.core.outcomes import Moment, Settlement, Write
 from consumer.engines.hybrid import HybridEngine
@@ -47,6 +47,7 @@ class Vitals:
         self.batches = BatchWatch(settings.model if settings.engine != "simulated" else "simulated")
         self.started_at = time.time()
         self.engine: HybridEngine | None = None
+        self._breakers: dict[str, Breaker] = {}
         self._recordings: Recordings | None = None
         self._intake: Intake | None = None
         self._lag: LagWatch | None = None
@@ -63,9 +64,9 @@ class Vitals:
         """What the lanes enter around a transaction."""
         return self.measures.committing if self.measures is not None else nullcontext
 
-    def engine_is(self, engine: HybridEngine, recordings: Recordings) -> None:
-        """The engine is ready."""
-        self.engine, self._recordings = engine, recordings
+    def engine_is(self, engine: HybridEngine, recordings: Recordings, breakers: dict[str, Breaker]) -> None:
+        """The engine is ready, and whoever looks at its words a second time; with the breakers of them all."""
+        self.engine, self._recordings, self._breakers = engine, recordings, breakers
 
     def serves(self, intake: Intake, lag: LagWatch) -> None:
         """The service joins its group."""
@@ -131,5 +132,5 @@ class Vitals:
         return primary.queued_audio_seconds if isinstance(primary, LocalEngine | SimulatedEngine) else None
 
     def breakers(self) -> dict[str, BreakerState]:
-        """By side: ``primary``, ``fallback``."""
-        return self.engine.breaker_states() if self.engine is not None else {}
+        """By side: ``primary``, ``fallback``, ``shadow``, ``refine``."""
+        return {side: breaker.state for side, breaker in self._breakers.items()}
