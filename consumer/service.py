@@ -53,7 +53,8 @@ async def serve(settings: Settings) -> None:
                     hearing(settings, vitals.batches) as (recordings, engine),
                     second_looks(settings, engine) as looks,
                 ):
-                    vitals.engine_is(engine, recordings, {**engine.breakers, **looks.breakers})
+                    vitals.engine_is(engine, recordings)
+                    vitals.breakers_are({**engine.breakers, **looks.breakers})
                     await _serve(settings, recordings, engine, looks, stopping, vitals, spending)
         except BaseExceptionGroup as group:
             raise _cause(group) from group

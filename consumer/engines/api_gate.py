@@ -29,7 +29,19 @@ class ArrivalThrottler(Throttler):  # type: ignore[misc] # the library ships no 
 
     The library stamps a request when it may *start*; but its audio has still to be encoded, so that two of the
     library's windows could meet in one of the receiver's. Here it holds its place, and is stamped when it is sent.
+    Nor does the library expect another limit while somebody waits: here ``limit_now`` sets it before each look.
     """
+
+    def __init__(
+        self, rate_limit: int, period: float, retry_interval: float, limit_now: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(rate_limit, period, retry_interval)
+        self._limit_now = limit_now
+
+    def flush(self) -> None:
+        """Called by the library whenever it looks whether there is room."""
+        self._limit_now()
+        super().flush()
 
     def began(self) -> None:
         """The request that was just let through is getting ready."""
@@ -82,7 +94,12 @@ class ApiGate:
         self._told = ToldLimits()
         self._period = counted_seconds(period_seconds)
         self._clock = clock
-        self._throttler = ArrivalThrottler(requests_per_minute, self._period, min(0.05, period_seconds / 100))
+        self._throttler = ArrivalThrottler(
+            requests_per_minute,
+            self._period,
+            min(0.05, period_seconds / 100),
+            lambda: self._apply_share(self._clock()),
+        )
         self._audio = WindowLimit(audio_seconds_per_minute, self._period)
         self._share = Share(self._period)
         self._running = 0

@@ -64,9 +64,13 @@ class Vitals:
         """What the lanes enter around a transaction."""
         return self.measures.committing if self.measures is not None else nullcontext
 
-    def engine_is(self, engine: HybridEngine, recordings: Recordings, breakers: dict[str, Breaker]) -> None:
-        """The engine is ready, and whoever looks at its words a second time; with the breakers of them all."""
-        self.engine, self._recordings, self._breakers = engine, recordings, breakers
+    def engine_is(self, engine: HybridEngine, recordings: Recordings) -> None:
+        """The engine is ready."""
+        self.engine, self._recordings = engine, recordings
+
+    def breakers_are(self, breakers: dict[str, Breaker]) -> None:
+        """Those of the engines, and of whoever looks at their words a second time."""
+        self._breakers = breakers
 
     def serves(self, intake: Intake, lag: LagWatch) -> None:
         """The service joins its group."""
