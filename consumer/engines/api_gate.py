@@ -32,9 +32,7 @@ class ArrivalThrottler(Throttler):  # type: ignore[misc] # the library ships no 
     Nor does the library expect another limit while somebody waits: here ``limit_now`` sets it before each look.
     """
 
-    def __init__(
-        self, rate_limit: int, period: float, retry_interval: float, limit_now: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, rate_limit: int, period: float, retry_interval: float, limit_now: Callable[[], None]) -> None:
         super().__init__(rate_limit, period, retry_interval)
         self._limit_now = limit_now
 

@@ -1,6 +1,7 @@
 """Breakers as the settings want them, what they call slow, and which of them are open."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from consumer.core.breaker import Breaker, BreakerState
 from consumer.settings import Settings
@@ -29,7 +30,7 @@ class OpenBreakers:
         self._breakers = breakers
         self._opened: set[str] = set()
         for name, breaker in breakers.items():
-            breaker.listen(lambda _old, new, _why, name=name: self._moved(name, new))
+            breaker.listen(partial(self._moved, name))
 
     def now(self) -> list[str]:
         """Those that are not closed at this moment."""
@@ -42,6 +43,6 @@ class OpenBreakers:
         opened, self._opened = self._opened, set()
         return sorted(opened.union(self.now()))
 
-    def _moved(self, name: str, new: BreakerState) -> None:
+    def _moved(self, name: str, _old: BreakerState, new: BreakerState, _why: str) -> None:
         if new is BreakerState.OPEN:
             self._opened.add(name)

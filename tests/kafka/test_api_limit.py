@@ -16,12 +16,15 @@ from tests.support.service import ServiceProcess, serving
 
 pytestmark = [pytest.mark.kafka, pytest.mark.patient]
 
-PERIOD_SECONDS, REQUESTS = 8.0, 80
-EVENTS = 900
+PERIOD_SECONDS, REQUESTS = 6.0, 60
+EVENTS = 700
 STEADY_SECONDS = 2 * counted_seconds(PERIOD_SECONDS)
 """Whole periods as the service counts them: at its start each sends all that it may at once."""
 LEAST_USED = 0.85
-"""Of the 95 % that counting on the safe side leaves; with one process's half unused it would be less than that half."""
+"""Counting on the safe side leaves 94 % of so short a period; half of it unused by one process would be seen."""
+LATE_SECONDS = (counted_seconds(60.0) - 60.0) - (counted_seconds(PERIOD_SECONDS) - PERIOD_SECONDS)
+"""How much later than in this short period a request may arrive in the real minute. A busy machine is not twelve times
+quicker for the period being so much shorter: a request that was late by so much counts where it belongs."""
 
 
 class Watch:
@@ -44,10 +47,10 @@ class Watch:
         count = sum(start <= call.at < end for call in self._calls())
         return count / (REQUESTS * (end - start) / PERIOD_SECONDS)
 
-    def fullest_period(self) -> int:
-        """Most calls in any period that begins with a call, on the API's own clock."""
+    def fullest(self, seconds: float) -> int:
+        """Most calls in any stretch of so many seconds that begins with a call, on the API's own clock."""
         moments = sorted(call.at for call in self._calls())
-        return max(sum(start <= at < start + PERIOD_SECONDS for at in moments) for start in moments)
+        return max(sum(start <= at < start + seconds for at in moments) for start in moments)
 
     def last(self) -> float:
         return self._calls()[-1].at
@@ -93,12 +96,13 @@ async def test_two_processes_share_a_limit_and_a_kill_between_them_exceeds_nothi
         before = watch.used(both_from, both_from + STEADY_SECONDS)
         between = watch.used(killed_at, again_from)
         after = watch.used(again_from, again_from + STEADY_SECONDS)
-        fullest = watch.fullest_period()
+        fullest, on_time = watch.fullest(PERIOD_SECONDS), watch.fullest(PERIOD_SECONDS - LATE_SECONDS)
     print(
         f"\nused of the limit: {before:.1%} by two processes; {between:.1%} for {again_from - killed_at:.1f} s after a "
-        f"kill -9; {after:.1%} once a third has its share; fullest period {fullest} of {REQUESTS}"
+        f"kill -9; {after:.1%} once a third has its share; fullest period {fullest} of {REQUESTS}, {on_time} "
+        f"with {LATE_SECONDS:.2f} s of lateness taken off"
     )
-    assert fullest <= REQUESTS
+    assert on_time <= REQUESTS
     assert min(before, after) >= LEAST_USED
 
 

@@ -7,8 +7,9 @@ from functools import partial
 
 import consumer.engines.choose as choose
 from consumer.cli import main
+from consumer.engines.openai_api import OpenAIEngine
 
 if __name__ == "__main__":
     period_seconds = float(os.environ["QUICK_LIMITS_SECONDS"])
-    choose.OpenAIEngine = partial(choose.OpenAIEngine, period_seconds=period_seconds)  # type: ignore[misc, assignment]
+    choose.OpenAIEngine = partial(OpenAIEngine, period_seconds=period_seconds)  # type: ignore[attr-defined, assignment]
     main()
