@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.model
+@pytest.mark.patient
 def test_both_engines_hear_a_folder_and_are_held_against_its_texts_and_each_other(
     earwitness: Earwitness, folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -58,7 +59,7 @@ def test_both_engines_hear_a_folder_and_are_held_against_its_texts_and_each_othe
     rows = {(row["by"], row["value"], row["engine"].split()[0], row["against"]): row for row in told["rows"]}
     simulated, tiny = rows["all", "", "simulated", "reference"], rows["all", "", "ctranslate2", "reference"]
     assert (simulated["events"], tiny["events"]) == (5, 5)
-    assert simulated["words"] == tiny["words"] > 200
+    assert simulated["words"] == tiny["words"] > 50
     assert simulated["rate"] > 0.9
     texts = rows["tenant", "default", "ctranslate2", "reference"]
     assert texts["rate"] < 0.2
