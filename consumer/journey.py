@@ -1,15 +1,17 @@
 """One event under way through the pipeline."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from consumer.audio.recordings import Source
 from consumer.core.event import Moves, Notes
-from consumer.core.model import Wish
+from consumer.core.model import Heard, Wish
 from consumer.core.parking import Waited
+from consumer.core.quality import word_errors
 from consumer.errors import EventError
 from consumer.telemetry.spans import EventSpan
 from schemas.codes import Reason, WarningCode
-from schemas.models import Attempt, AudioEvent
+from schemas.models import Attempt, AudioEvent, EngineWordErrors, Recognised, WordErrors
 
 _MOVE_HEADROOM_BYTES = 1024
 """What moving or parking adds to a record at most: a key and a few headers."""
@@ -44,6 +46,24 @@ class Journey:
         """Have the transcript say it, once."""
         if code not in self.notes.warnings:
             self.notes.warnings.append(code)
+
+    async def word_errors(self, recognised: Recognised) -> WordErrors | None:
+        """A text's, if the event carries what was really said."""
+        reference, language = self.event.reference_text, recognised.language or self.wish.language
+        if reference is None:
+            return None
+        return await asyncio.to_thread(word_errors, reference, recognised.text, language)
+
+    async def shadow_errors(self, heard: Heard) -> EngineWordErrors | None:
+        """Those of the second engine's text, if there is one."""
+        if heard.second is None:
+            return None
+        # in the first text's language, so that both are normalised alike
+        second = heard.second.model_copy(update={"language": heard.recognised.language})
+        counts = await self.word_errors(second)
+        if counts is None:
+            return None
+        return EngineWordErrors(errors=counts.errors, words=counts.words, engine=second.engine)
 
 
 def too_late(detail: str) -> EventError:

@@ -22,7 +22,7 @@ from consumer.core.off_peak import CheapHours
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moved, Parked, Settlement, Transcribed
 from consumer.core.parking import Waited
 from consumer.core.prices import spent_usd, total_usd
-from consumer.core.quality import word_errors
+from consumer.core.refine import unless_stale
 from consumer.dedup.single_flight import Flight, Landing, Lead, Result
 from consumer.engines.second_looks import NO_LOOKS, SecondLooks
 from consumer.errors import (
@@ -40,7 +40,7 @@ from consumer.settled import Memory, Settled, dead_lettered, describe
 from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
 from schemas.codes import Hold, Reason, Route, WarningCode
-from schemas.models import AudioEvent, Recognised, WordErrors, utc_now
+from schemas.models import AudioEvent, Recognised, utc_now
 from schemas.topics import digest_partition
 
 log = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class Pipeline:
         if value is None:
             return None
         try:
-            return decode_recognised(value)
+            return unless_stale(decode_recognised(value), self._settings.refine_model)
         except ContractError as error:
             log.warning("unreadable_dedup_entry %s: %s; it is heard again", key, error.detail)
             return None
@@ -315,7 +315,7 @@ class Pipeline:
             notes.fetch_seconds, notes.decode_seconds = source.fetch_seconds, source.decode_seconds
 
     async def _from_cache(self, journey: Journey, recognised: Recognised) -> Transcribed:
-        wer, earlier_usd = await self._word_errors(journey, recognised), spent_usd(journey.notes.attempts)
+        wer, earlier_usd = await journey.word_errors(recognised), spent_usd(journey.notes.attempts)
         return Transcribed(journey.notes, recognised, Route.CACHE, cached=True, cost_usd=earlier_usd, wer=wer)
 
     async def _first_heard(self, journey: Journey, landing: Landing, dedup: DedupWrite) -> Transcribed:
@@ -331,13 +331,8 @@ class Pipeline:
             infer_seconds=heard.infer_seconds,
             shadow_seconds=heard.shadow_seconds,
             refine_seconds=heard.refine_seconds,
-            wer=await self._word_errors(journey, heard.recognised),
+            wer=await journey.word_errors(heard.recognised),
             disagreement=heard.disagreement,
+            shadow_wer=await journey.shadow_errors(heard),
             dedup=dedup,
         )
-
-    async def _word_errors(self, journey: Journey, recognised: Recognised) -> WordErrors | None:
-        reference, language = journey.event.reference_text, recognised.language or journey.wish.language
-        if reference is None:
-            return None
-        return await asyncio.to_thread(word_errors, reference, recognised.text, language)

@@ -25,8 +25,10 @@ class QualitySettings(BaseSettings):
     """Price of what `refine_model` reads; needed with it, 0 for a server of one's own."""
     refine_output_usd_per_million_tokens: NonNegativeFloat | None = None
     """Price of what `refine_model` writes; needed with it."""
-    refine_concurrency: PositiveInt = 4
-    """Corrections of one process under way at once; who gets no turn within 20 s is published as heard."""
+    refine_requests_per_minute: PositiveInt = 500
+    """Requests to `refine_model`, for the whole group; who gets no turn within 20 s is published as heard."""
+    refine_concurrency: PositiveInt = 8
+    """Corrections under way at once, for the whole group (but one for each process that owns partitions)."""
 
     shadow_engine: Literal["ctc", "whisper", "ctranslate2", "openai", "simulated"] | None = None
     """A second engine that hears some recordings too, to be compared with the first; absent: none does."""

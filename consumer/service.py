@@ -17,6 +17,7 @@ from consumer.audio.spool import Spool
 from consumer.core.budget import UNLIMITED
 from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
+from consumer.engines.breakers import OpenBreakers
 from consumer.engines.choose import choose_engine, profile_of
 from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
@@ -53,6 +54,7 @@ async def serve(settings: Settings) -> None:
                     second_looks(settings, engine) as looks,
                 ):
                     vitals.engine_is(engine, recordings)
+                    vitals.breakers_are({**engine.breakers, **looks.breakers})
                     await _serve(settings, recordings, engine, looks, stopping, vitals, spending)
         except BaseExceptionGroup as group:
             raise _cause(group) from group
@@ -116,10 +118,10 @@ async def _serve(
     spending: Spending | None,
 ) -> None:
     clock = asyncio.get_running_loop().time
-    slices = DedupSlices()
+    slices, breakers = DedupSlices(), OpenBreakers({**engine.breakers, **looks.breakers})
     async with asyncio.TaskGroup() as tasks:
         flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds)
-        memory = Memory(flights, slices, clock, vitals.settled)
+        memory = Memory(flights, slices, clock, vitals.settled, breakers.take)
 
         def make_work(intake: Intake) -> Work:
             return Pipeline(
@@ -134,7 +136,9 @@ async def _serve(
                 looks=looks,
             )
 
-        beside = [tasks.create_task(watch(settings), name="watch metrics")] if settings.watch_metrics else []
+        beside: list[asyncio.Task[None]] = []
+        if settings.watch_metrics:
+            beside.append(tasks.create_task(watch(settings, left_alone=breakers.now), name="watch metrics"))
         try:
             following = spending.following(connection(settings), tasks) if spending is not None else nullcontext()
             joining = member(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consumer.core.event import Notes
 from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
@@ -26,6 +26,8 @@ class Memory:
     """Seconds, monotonic: the event loop's."""
     settled: Callable[[Settlement, Moment, list[Write], EventSpan], None] = lambda *_: None
     """Told of each outcome whose transaction is committed, with what was written for it: all counting happens here."""
+    breakers_open: Callable[[], list[str]] = list
+    """Engines that are left alone, or were since it was last asked."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,9 @@ class Settled:
 
     def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
         """What to publish; one call. What cannot be written becomes a dead letter: it must not stop the lane."""
+        has_metric = isinstance(self.outcome, Transcribed | DeadLettered)
+        if has_metric and (alone := self.memory.breakers_open()):
+            moment = replace(moment, breakers_open=tuple(alone))
         self.moment = moment
         try:
             return self.outcome.writes(topics, moment, limit_bytes)

@@ -84,6 +84,8 @@ class Recognised(Model):
 
     text: str
     refined_text: str | None = None
+    refined_by: str | None = None
+    """The chat model that made ``refined_text``."""
     language: str | None = None
     segments: list[Segment] = Field(default_factory=list)
     words: list[Word] | None = None
@@ -121,6 +123,12 @@ class Disagreement(WordErrors):
 
     against: str
     """The second engine's name; with its model, as ``ctc/some/model``, where both engines have one name."""
+
+
+class EngineWordErrors(WordErrors):
+    """The word errors of an engine whose text is published nowhere."""
+
+    engine: EngineRef
 
 
 class LatencySeconds(Model):
@@ -171,8 +179,13 @@ class TranscriptionMetric(Model):
     cost_usd: float = 0.0
     wer: WordErrors | None = None
     disagreement: Disagreement | None = None
+    shadow_wer: EngineWordErrors | None = None
+    """The second engine's own, where the event carried ``reference_text``."""
     confidence: float | None = None
     attempts: list[Attempt] = Field(default_factory=list)
+    breakers_open: list[str] = Field(default_factory=list)
+    """Engines that the process left alone when this was written, or since its outcome before: ``primary``,
+    ``fallback``, ``shadow``, ``refine``."""
     completed_at: Moment
 
 

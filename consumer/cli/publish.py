@@ -59,7 +59,7 @@ def publish(
         "metadata": _pairs(metadata) or None,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    wanted = [Wanted(item.source, {**given, **item.fields}) for item in _wanted(sources or [], jsonl)]
+    wanted = [Wanted(item.source, {**given, **item.fields}) for item in wanted_of(sources or [], jsonl)]
     if event_id is not None and len(wanted) > 1:
         raise typer.BadParameter(f"one id cannot name {len(wanted)} recordings", param_hint="--event-id")
     from consumer.telemetry.export import exporting
@@ -70,7 +70,8 @@ def publish(
     show.conclude()
 
 
-def _wanted(sources: list[str], jsonl: Path | None) -> Iterator["Wanted"]:
+def wanted_of(sources: list[str], jsonl: Path | None) -> Iterator["Wanted"]:
+    """What is named on the command line, then the manifest's."""
     from producer.errors import ManifestError
     from producer.manifest import Wanted, read_manifest
     from producer.walk import recordings

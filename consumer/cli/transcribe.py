@@ -1,30 +1,24 @@
 """``earwitness transcribe``: recordings to words on this machine, without Kafka."""
 
-import asyncio
 import json
-import logging
 import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import typer
 
-from consumer.cli.context import settings_of
+from consumer.cli.hearing import Wanted, hear, settings_to_hear, wanted
 from consumer.core.shown import encodable
-from consumer.errors import EarwitnessError, EventError, ReasonedError
+from consumer.errors import EarwitnessError, ReasonedError
 
 if TYPE_CHECKING:
-    from consumer.audio.recordings import Recordings
     from consumer.core.model import Heard
-    from consumer.engines.hybrid import HybridEngine
-    from consumer.settings import Settings
     from schemas.codes import Route
 
 
@@ -48,113 +42,24 @@ def transcribe(
     language: Annotated[str | None, typer.Option(help="Spoken language, as in en or de-CH.")] = None,
 ) -> None:
     """Transcribe recordings here and now, in the given order; exit code 1 if any of them could not be."""
-    wanted = list(_uris(sources))
-    if form is Format.SRT and output_dir is None and len(wanted) > 1:
+    found = list(_wanted(sources))
+    if form is Format.SRT and output_dir is None and len(found) > 1:
         raise typer.BadParameter(
             "subtitles of several recordings need a folder: --output-dir DIR", param_hint="--format"
         )
-    show = _Show(form, output_dir, wanted)
-    settings = _settings(ctx, form, [uri for _, uri in wanted], engine, model, language)
-    from consumer.telemetry.logs import set_up_logs
-
-    set_up_logs(settings)
-    with tempfile.TemporaryDirectory(prefix="earwitness-") as folder, show:
-        # before anything is loaded: a mistyped name is told in no time
-        there = [place for place, (_, uri) in enumerate(wanted) if not _is_missing(uri, place, show)]
-        if there:
-            asyncio.run(_transcribe(settings.model_copy(update={"state_dir": Path(folder)}), wanted, there, show))
+    show = _Show(form, output_dir, found)
+    timed = {"word_times": True} if form is Format.SRT else {}
+    settings = settings_to_hear(ctx, found, engine, model, language=language, **timed)
+    with show:
+        hear(settings, found, range(len(found)), show)
     show.conclude()
 
 
-def _uris(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What was asked for, as it is shown and as it is fetched."""
-    from producer.walk import is_address, recordings
+def _wanted(sources: Sequence[str]) -> Iterator[Wanted]:
+    from producer.walk import recordings
 
     for source in sources:
-        for found in recordings([source]) if Path(source).is_dir() else [source]:
-            # not resolve(): the place that was named is the place that is shown
-            yield found, found if is_address(found) else Path(os.path.abspath(found)).as_uri()  # noqa: PTH100
-
-
-def _settings(
-    ctx: typer.Context, form: Format, uris: list[str], engine: str | None, model: str | None, language: str | None
-) -> "Settings":
-    configured = settings_of(ctx, engine=engine)
-    named = "api_model" if configured.engine == "openai" else "model"
-    chosen: dict[str, Any] = {"language": language, named: model, "engine": engine}
-    chosen["fetch_allow"] = [*configured.fetch_allow, *filter(_is_plain, uris)]
-    if form is Format.SRT:
-        chosen["word_times"] = True
-    if "log_level" not in configured.model_fields_set:
-        chosen["log_level"] = "WARNING"
-    return settings_of(ctx, **chosen)
-
-
-def _is_plain(uri: str) -> bool:
-    """Whether it can be allowed; an address that cannot is refused with its reason like any other."""
-    from consumer.audio.allow import parse
-
-    try:
-        parse(uri)
-    except EventError:
-        return False
-    return True
-
-
-def _is_missing(uri: str, place: int, show: "_Show") -> bool:
-    """Whether this is a local file that is not there, which is then told."""
-    from consumer.audio.allow import parse
-    from schemas.codes import Reason
-
-    if not _is_plain(uri) or (address := parse(uri)).scheme != "file" or Path(address.path).exists():
-        return False
-    show.failed(place, EventError(Reason.NOT_FOUND, f"{address.shown} does not exist"))
-    return True
-
-
-async def _transcribe(settings: "Settings", wanted: list[tuple[str, str]], places: list[int], show: "_Show") -> None:
-    from consumer.service import hearing
-
-    room = asyncio.Semaphore(settings.lane_in_flight)
-    async with hearing(settings) as (recordings, engine), asyncio.TaskGroup() as tasks:
-
-        async def one(place: int) -> None:
-            name, uri = wanted[place]
-            async with room:
-                try:
-                    result = await _hear(recordings, engine, f"{place}", uri, settings.language)
-                except ReasonedError as error:
-                    show.failed(place, error)
-                except EarwitnessError:
-                    raise
-                except Exception as error:
-                    logging.getLogger(__name__).exception("unexpected_error at %s", name)
-                    show.failed(place, _unexpected(error))
-                else:
-                    show.heard(place, *result)
-
-        for place in places:
-            tasks.create_task(one(place))
-
-
-async def _hear(
-    recordings: "Recordings", engine: "HybridEngine", origin: str, uri: str, language: str | None
-) -> tuple[str, "Heard", "Route"]:
-    from consumer.audio.recordings import Source
-    from consumer.core.model import Wish
-
-    recordings.check(uri)
-    source, wish = Source(uri, origin), Wish(engine.language_of(Wish(language)))
-    digest = await recordings.digest_of(source)
-    async with recordings.samples(source, digest) as recording:
-        heard, route = await engine.transcribe(recording, wish)
-    return digest, heard, route
-
-
-def _unexpected(error: Exception) -> EventError:
-    from schemas.codes import Reason
-
-    return EventError(Reason.POISON, f"unexpected {type(error).__name__}; the log has more")
+        yield from map(wanted, recordings([source]) if Path(source).is_dir() else [source])
 
 
 def _targets(output_dir: Path, uris: list[str], suffix: str) -> list[Path]:
@@ -199,10 +104,10 @@ def _unwritable(what: Path | str, error: OSError) -> EarwitnessError:
 class _Show:
     """Results in the order in which they were asked for, failures at once; a progress bar if somebody watches."""
 
-    def __init__(self, form: Format, output_dir: Path | None, wanted: list[tuple[str, str]]) -> None:
+    def __init__(self, form: Format, output_dir: Path | None, recordings: list[Wanted]) -> None:
         self._form = form
-        self._names = [encodable(name) for name, _ in wanted]
-        self._uris = [uri for _, uri in wanted]
+        self._names = [encodable(one.name) for one in recordings]
+        self._uris = [one.uri for one in recordings]
         suffix = {Format.TEXT: ".txt", Format.JSON: ".json", Format.SRT: ".srt"}[form]
         self._targets = _targets(output_dir, self._uris, suffix) if output_dir is not None else None
         self._ready: dict[int, str | None] = {}

@@ -6,7 +6,7 @@ cleared after ``CLEAR_SECONDS`` of clear verdicts, so that a value that trembles
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import sqrt
 from typing import Literal
@@ -137,9 +137,14 @@ class Alerts:
     def raised(self) -> Mapping[str, Alert]:
         return self._raised
 
-    def judge(self, seen: Seen, lag_growth: int | None, now: datetime) -> list[Alert]:
-        """What is to be raised or cleared now; it counts as done."""
-        changes = [self._change(name, verdict, now) for name, verdict in verdicts(seen, lag_growth, self._limits)]
+    def judge(self, seen: Seen, lag_growth: int | None, now: datetime, left_alone: Sequence[str] = ()) -> list[Alert]:
+        """What is to be raised or cleared now; it counts as done.
+
+        ``left_alone``: engines of the process that watches. If nobody stands in for them, no event may be settled that
+        would tell.
+        """
+        found = verdicts(seen, lag_growth, self._limits, left_alone)
+        changes = [self._change(name, verdict, now) for name, verdict in found]
         return [change for change in changes if change is not None]
 
     def _change(self, name: AlertName, verdict: Verdict, now: datetime) -> Alert | None:
@@ -171,7 +176,9 @@ def _alert(name: AlertName, state: Literal["raised", "cleared"], verdict: Verdic
     )
 
 
-def verdicts(seen: Seen, lag_growth: int | None, limits: Limits) -> list[tuple[AlertName, Verdict]]:
+def verdicts(
+    seen: Seen, lag_growth: int | None, limits: Limits, left_alone: Sequence[str] = ()
+) -> list[tuple[AlertName, Verdict]]:
     """Every rule's verdict."""
     return [
         (
@@ -196,10 +203,7 @@ def verdicts(seen: Seen, lag_growth: int | None, limits: Limits) -> list[tuple[A
         ),
         ("quality_drop", _quality(seen, limits)),
         *_budgets(seen.budgets),
-        (
-            "breaker_open",
-            _count(seen.minutes.breaker_open, 0, MINUTES_SECONDS, "events were served elsewhere, an engine being down"),
-        ),
+        ("breaker_open", _breaker(seen.minutes, left_alone)),
         ("lag_growing", _lag(lag_growth, limits.lag_growth)),
         ("dead_letters", _count(seen.hour.dead_letters, limits.dead_letters, HOUR_SECONDS, "new dead letters")),
     ]
@@ -294,6 +298,13 @@ def _count(value: int, threshold: int, window_seconds: float, what: str) -> Verd
     return Verdict(
         value, threshold, window_seconds, f"{value} {what}", over=value > threshold, clear=value <= threshold
     )
+
+
+def _breaker(minutes: Tally, left_alone: Sequence[str]) -> Verdict:
+    names = ", ".join(sorted(minutes.left_alone.union(left_alone))) or "an engine"
+    what = f"events were settled or served elsewhere while {names} was left alone"
+    found = _count(minutes.breaker_open, 0, MINUTES_SECONDS, what)
+    return replace(found, value=found.value or 1, over=True, clear=False) if left_alone else found
 
 
 def _lag(growth: int | None, threshold: int) -> Verdict:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schemas.models import TranscriptionMetric, WordErrors
+from consumer.core.cost import Spent
+from consumer.core.refine import REFINER
+from schemas.models import EngineRef, TranscriptionMetric, WordErrors
 
 REFERENCE = "reference"
 """What a WER is against; a disagreement is against a second engine."""
@@ -29,7 +31,7 @@ class Group(NamedTuple):
     """``all``, ``language``, ``length`` or ``tenant``."""
     value: str
     engine: str
-    """Name and model of the engine whose words were published."""
+    """Name and model of the engine whose words these are."""
     against: str
     """REFERENCE, or the second engine."""
 
@@ -91,17 +93,21 @@ class Comparison:
 
     def __init__(self) -> None:
         self._groups: defaultdict[Group, _Sums] = defaultdict(_Sums)
+        self.costs: defaultdict[str, Spent] = defaultdict(Spent)
+        """What the engines' tries at the events that count have cost, failed ones too."""
 
     def add(self, metric: TranscriptionMetric) -> None:
         """Count an event that has word errors or a disagreement; a text counts once, not again for each cached one."""
-        if metric.engine is None or metric.cached or (metric.wer is None and metric.disagreement is None):
+        found = list(_found(metric))
+        if metric.cached or not found:
             return
-        engine, times = f"{metric.engine.name} {metric.engine.model}", _times_drawn(metric.event_id or "")
+        times = _times_drawn(metric.event_id or "")
         for by, value in _places(metric):
-            if metric.wer is not None:
-                self._groups[Group(by, value, engine, REFERENCE)].add(metric.wer, times)
-            if metric.disagreement is not None:
-                self._groups[Group(by, value, engine, metric.disagreement.against)].add(metric.disagreement, times)
+            for engine, against, counts in found:
+                self._groups[Group(by, value, engine, against)].add(counts, times)
+        for line in metric.attempts:
+            if line.engine != REFINER:
+                self.costs[f"{line.engine} {line.model}"].add(line.audio_seconds, line.cost_usd)
 
     def rows(self) -> Iterator[Row]:
         """The whole first, then by language, length and tenant; groups without words are left out."""
@@ -114,6 +120,23 @@ class Comparison:
 def _times_drawn(event_id: str) -> _Counts:
     seed = int.from_bytes(hashlib.sha256(event_id.encode()).digest()[:8], "big")
     return np.random.default_rng(seed).poisson(1.0, _RESAMPLES)
+
+
+def _found(metric: TranscriptionMetric) -> Iterator[tuple[str, str, WordErrors]]:
+    """Whose words were off, from what, and by how much."""
+    if metric.engine is None:
+        return
+    served_by, second = _named(metric.engine), metric.shadow_wer
+    if metric.wer is not None:
+        yield served_by, REFERENCE, metric.wer
+    if second is not None:
+        yield _named(second.engine), REFERENCE, second
+    if metric.disagreement is not None:
+        yield served_by, metric.disagreement.against, metric.disagreement
+
+
+def _named(engine: EngineRef) -> str:
+    return f"{engine.name} {engine.model}"
 
 
 def _places(metric: TranscriptionMetric) -> Iterator[tuple[str, str]]:

@@ -102,6 +102,10 @@ class Share:
         """Of what it owns, so much had no owner before: it counts at once."""
         self._value = min(self._next, self.value(now) + part)
 
+    def grows_in(self, now: float) -> float:
+        """Seconds until more of it may be used; ``inf``: it waits for nothing."""
+        return self._next_at - now if self.value(now) < self._next else math.inf
+
     def value(self, now: float) -> float:
         """The part that may be used now."""
         if now >= self._next_at:

@@ -118,6 +118,8 @@ class Heard:
     shadow_seconds: float | None = None
     """What was waited for a second engine, whatever came of it; None: none was asked."""
     disagreement: Disagreement | None = None
+    second: Recognised | None = None
+    """What the second engine heard: for its own word errors, and published nowhere."""
 
 
 class Engine(Protocol):

@@ -22,7 +22,7 @@ from schemas.models import (
     DeadLetter,
     DedupEntry,
     Disagreement,
-    EngineRef,
+    EngineWordErrors,
     LatencySeconds,
     Origin,
     Recognised,
@@ -63,6 +63,8 @@ class Moment:
 
     now: datetime
     commit_seconds: float
+    breakers_open: tuple[str, ...] = ()
+    """Engines that are left alone meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Transcribed:
     refine_seconds: float | None = None
     wer: WordErrors | None = None
     disagreement: Disagreement | None = None
+    shadow_wer: EngineWordErrors | None = None
     dedup: DedupWrite | None = None
 
     def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:
@@ -129,24 +132,28 @@ class Transcribed:
         return Write(topics.dedup, dedup.key.encode(), _within(entry, limit_bytes), dedup.partition)
 
     def _metric(self, moment: Moment) -> TranscriptionMetric:
-        return _metric(
-            self.notes,
-            moment,
-            Outcome.TRANSCRIBED,
+        return TranscriptionMetric(
+            **_of_event(self.notes, moment),
+            outcome=Outcome.TRANSCRIBED,
             route=self.route,
             engine=self.recognised.engine,
             cached=self.cached,
             audio_seconds=self.recognised.audio_seconds,
             language=self.recognised.language,
-            queue=self.queue_seconds,
-            infer=self.infer_seconds,
-            shadow=self.shadow_seconds,
-            refine=self.refine_seconds,
+            latency_seconds=_latency(
+                self.notes,
+                moment,
+                queue=self.queue_seconds,
+                infer=self.infer_seconds,
+                shadow=self.shadow_seconds,
+                refine=self.refine_seconds,
+            ),
             cost_usd=self.cost_usd,
             wer=self.wer,
             disagreement=self.disagreement,
+            shadow_wer=self.shadow_wer,
             confidence=self.recognised.confidence,
-            attempts=[*self.notes.attempts, *self.attempts],
+            attempts=[*self.notes.attempts, *self.attempts][-_ATTEMPTS_AT_MOST:],
         )
 
 
@@ -173,16 +180,13 @@ class DeadLettered:
             payload_base64=None if record.value is None else b64encode(record.value).decode("ascii"),
             failed_at=moment.now,
         )
-        cost_usd = spent_usd(self.notes.attempts)
-        metric = _metric(
-            self.notes,
-            moment,
-            Outcome.DEAD_LETTERED,
+        metric = TranscriptionMetric(
+            **{"event_id": self.event_id, "tenant": self.tenant or "default", **_of_event(self.notes, moment)},
+            outcome=Outcome.DEAD_LETTERED,
             reason=self.reason,
-            event_id=self.event_id,
-            tenant=self.tenant,
-            cost_usd=cost_usd,
-            attempts=self.notes.attempts,
+            latency_seconds=_latency(self.notes, moment),
+            cost_usd=spent_usd(self.notes.attempts),
+            attempts=self.notes.attempts[-_ATTEMPTS_AT_MOST:],
         )
         key = self.event_id.encode() if self.event_id is not None else None
         headers = _trace(self.notes)
@@ -272,57 +276,20 @@ def _within(model: Transcript | DedupEntry, limit_bytes: int) -> bytes:
     return value
 
 
-def _metric(
-    notes: Notes,
-    moment: Moment,
-    outcome: Outcome,
-    *,
-    cost_usd: float,
-    attempts: list[Attempt],
-    event_id: str | None = None,
-    tenant: str | None = None,
-    reason: Reason | None = None,
-    route: Route | None = None,
-    engine: EngineRef | None = None,
-    cached: bool = False,
-    audio_seconds: float | None = None,
-    language: str | None = None,
-    queue: float | None = None,
-    infer: float | None = None,
-    shadow: float | None = None,
-    refine: float | None = None,
-    wer: WordErrors | None = None,
-    disagreement: Disagreement | None = None,
-    confidence: float | None = None,
-) -> TranscriptionMetric:
+def _of_event(notes: Notes, moment: Moment) -> dict[str, Any]:
+    """What every metric says of its event, as far as that could be read."""
     event = notes.event
-    return TranscriptionMetric(
-        event_id=event.event_id if event is not None else event_id,
-        tenant=event.tenant if event is not None else (tenant or "default"),
-        outcome=outcome,
-        reason=reason,
-        route=route,
-        engine=engine,
-        cached=cached,
-        critical=event.critical if event is not None else False,
-        audio_seconds=audio_seconds,
-        language=language,
-        latency_seconds=LatencySeconds(
-            total=max(0.0, (moment.now - notes.published_at).total_seconds()),
-            fetch=notes.fetch_seconds,
-            decode=notes.decode_seconds,
-            queue=queue,
-            infer=infer,
-            shadow=shadow,
-            refine=refine,
-            commit=moment.commit_seconds,
-        ),
-        cost_usd=cost_usd,
-        wer=wer,
-        disagreement=disagreement,
-        confidence=confidence,
-        attempts=attempts[-_ATTEMPTS_AT_MOST:],
-        completed_at=moment.now,
+    known = {} if event is None else {"event_id": event.event_id, "tenant": event.tenant, "critical": event.critical}
+    return {**known, "breakers_open": list(moment.breakers_open), "completed_at": moment.now}
+
+
+def _latency(notes: Notes, moment: Moment, **stages: float | None) -> LatencySeconds:
+    return LatencySeconds(
+        total=max(0.0, (moment.now - notes.published_at).total_seconds()),
+        fetch=notes.fetch_seconds,
+        decode=notes.decode_seconds,
+        commit=moment.commit_seconds,
+        **stages,
     )
 
 

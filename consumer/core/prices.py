@@ -5,7 +5,7 @@ Sources: developers.openai.com/api/docs/models and /deprecations, and the openai
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
@@ -16,6 +16,7 @@ MAX_REQUEST_BYTES = 25 * 1024 * 1024
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 """Generous: boundaries, part headers and the small fields are under 2 KiB."""
 
+_FORMATS = frozenset({"flac", "mp3", "mp4", "mpeg", "mpga", "m4a", "ogg", "wav", "webm"})
 _SHUTDOWN = date(2027, 2, 26)
 _MOST_INPUT_TOKENS_PER_SECOND = 20
 """Audio is taken in as about ten tokens a second; twice that is never seen."""
@@ -48,6 +49,8 @@ class ApiModel:
     name: str
     usd_per_minute: Decimal
     price_version: str
+    formats: frozenset[str] | None = _FORMATS
+    """What an upload may be, by its file's suffix; None: that is not known, and any is tried."""
     response_format: str = "json"
     max_seconds: float | None = None
     """Longest audio in one request; None: only the bytes are limited."""
@@ -131,17 +134,14 @@ def api_model(name: str, usd_per_minute: float | None = None) -> ApiModel:
 
     A model that the table does not know, such as one on a compatible server of one's own, is free unless priced.
     """
-    known = _MODELS.get(name)
+    unknown = ApiModel(name, Decimal(0), "free", formats=None, any_language=True)
+    model = _MODELS.get(name, unknown)
     if usd_per_minute is None:
-        return known or ApiModel(name, Decimal(0), "free", any_language=True)
-    return ApiModel(
-        name,
-        Decimal(str(usd_per_minute)),
-        f"settings-{usd_per_minute}",
-        response_format=known.response_format if known else "json",
-        max_seconds=known.max_seconds if known else None,
-        logprobs=known.logprobs if known else False,
-        timestamps=known.timestamps if known else False,
-        any_language=known is None,
-        shutdown=known.shutdown if known else None,
+        return model
+    return replace(
+        model,
+        usd_per_minute=Decimal(str(usd_per_minute)),
+        price_version=f"settings-{usd_per_minute}",
+        usd_per_million_input_tokens=None,
+        usd_per_million_output_tokens=None,
     )

@@ -81,6 +81,16 @@ class Prompt:
         return microusd(self.most_usd(price))
 
 
+def unless_stale(remembered: Recognised, refine_model: str | None) -> Recognised:
+    """What was heard, without a correction by another model than today's; nobody is asked for a new one.
+
+    Corrections are no part of the dedup key, so that another chat model has nothing heard (and paid) again.
+    """
+    if remembered.refined_text is None or remembered.refined_by == refine_model:
+        return remembered
+    return remembered.model_copy(update={"refined_text": None, "refined_by": None})
+
+
 def prompt_for(text: str, language: str | None) -> Prompt | None:
     """Quote the transcript as JSON, which nothing in it can end; None if it is too long to be asked about.
 

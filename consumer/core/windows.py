@@ -48,7 +48,9 @@ class Tally:
     dead_letters: int = 0
     cached: int = 0
     breaker_open: int = 0
-    """Served elsewhere because an engine was left alone."""
+    """Settled while their process left an engine alone, or served elsewhere for that."""
+    left_alone: set[str] = field(default_factory=set)
+    """Which engines: ``primary``, ``fallback``, ``shadow``, ``refine``."""
     audio_seconds: float = 0.0
     cost_usd: Decimal = _NOTHING
     """The exact sum of what the metric events say."""
@@ -64,7 +66,8 @@ class Tally:
         self.events += 1
         self.dead_letters += metric.outcome is Outcome.DEAD_LETTERED
         self.cached += metric.cached
-        self.breaker_open += metric.route is Route.BREAKER_OPEN
+        self.breaker_open += metric.route is Route.BREAKER_OPEN or bool(metric.breakers_open)
+        self.left_alone.update(metric.breakers_open)
         self.audio_seconds += metric.audio_seconds or 0.0
         self.cost_usd += usd(metric.cost_usd)
         self.paid_usd += sum(
@@ -80,6 +83,7 @@ class Tally:
         self.dead_letters += other.dead_letters
         self.cached += other.cached
         self.breaker_open += other.breaker_open
+        self.left_alone |= other.left_alone
         self.audio_seconds += other.audio_seconds
         self.cost_usd += other.cost_usd
         self.paid_usd += other.paid_usd

@@ -29,7 +29,17 @@ class ArrivalThrottler(Throttler):  # type: ignore[misc] # the library ships no 
 
     The library stamps a request when it may *start*; but its audio has still to be encoded, so that two of the
     library's windows could meet in one of the receiver's. Here it holds its place, and is stamped when it is sent.
+    Nor does the library expect another limit while somebody waits: here ``limit_now`` sets it before each look.
     """
+
+    def __init__(self, rate_limit: int, period: float, retry_interval: float, limit_now: Callable[[], None]) -> None:
+        super().__init__(rate_limit, period, retry_interval)
+        self._limit_now = limit_now
+
+    def flush(self) -> None:
+        """Called by the library whenever it looks whether there is room."""
+        self._limit_now()
+        super().flush()
 
     def began(self) -> None:
         """The request that was just let through is getting ready."""
@@ -82,7 +92,12 @@ class ApiGate:
         self._told = ToldLimits()
         self._period = counted_seconds(period_seconds)
         self._clock = clock
-        self._throttler = ArrivalThrottler(requests_per_minute, self._period, min(0.05, period_seconds / 100))
+        self._throttler = ArrivalThrottler(
+            requests_per_minute,
+            self._period,
+            min(0.05, period_seconds / 100),
+            lambda: self._apply_share(self._clock()),
+        )
         self._audio = WindowLimit(audio_seconds_per_minute, self._period)
         self._share = Share(self._period)
         self._running = 0
@@ -100,6 +115,13 @@ class ApiGate:
     def waiting(self) -> int:
         """Requests that have not been let through yet."""
         return self._waiting
+
+    @property
+    def shut_seconds(self) -> float:
+        """How long it lets nothing through: the API asked for that, or this process has no share of the limits yet."""
+        now = self._clock()
+        unshared = self._share.grows_in(now) if self._share.value(now) <= 0 else 0.0
+        return max(unshared, self._held_until - now, 0.0)
 
     def set_share(self, share: float) -> None:
         """This process's part of the group's limits, 0 to 1: the partitions it owns over all of them."""
@@ -211,8 +233,8 @@ class ApiGate:
         """0.0: the audio is taken, and only the throttle is left to ask."""
         now = self._clock()
         self._apply_share(now)
-        if now < self._held_until:
-            return self._held_until - now
+        if (shut := self.shut_seconds) > 0:
+            return shut
         if self._running >= max(1, int(self._concurrency * self._share.value(now))):
             return math.inf
         return self._audio.take(turn.audio_seconds, now)
@@ -233,8 +255,8 @@ class ApiGate:
             await self._until_changed(held)
 
     async def _until_changed(self, wait: float) -> None:
-        # capped, since a share that grew takes effect by the clock alone
-        timeout = min(wait, self._period)
+        # a share that grew takes effect by the clock alone
+        timeout = min(wait, self._period, self._share.grows_in(self._clock()))
         try:
             async with asyncio.timeout(timeout):
                 await self._changed.wait()

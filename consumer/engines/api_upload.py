@@ -33,13 +33,29 @@ class Upload:
     bytes_per_second: float
     """The most that a second of 16 kHz mono takes, whatever it sounds like."""
 
+    @property
+    def suffix(self) -> str:
+        """By which an API knows the format."""
+        return self.filename.rpartition(".")[2]
+
 
 UPLOADS = {
     # noise does not compress; of Opus, twice the most that loud noise has taken
     "flac": Upload("audio.flac", "audio/flac", "FLAC", "PCM_16", SAMPLE_RATE * 2 * 1.02),
     "opus": Upload("audio.ogg", "audio/ogg", "OGG", "OPUS", 8_000.0),
 }
-"""What ``api_upload_format`` may be; every model of the table takes both."""
+"""What ``api_upload_format`` may be."""
+
+
+def refused_format(model: ApiModel, name: str) -> str | None:
+    """Why the model takes no uploads in this format of ``UPLOADS``, and what to do; None if it does."""
+    suffix = UPLOADS[name].suffix
+    if model.formats is None or suffix in model.formats:
+        return None
+    others = [other for other, upload in UPLOADS.items() if upload.suffix in model.formats]
+    advice = f"set it to {' or '.join(others)}" if others else "set api_model to one that takes flac or opus"
+    taken = ", ".join(sorted(model.formats))
+    return f"api_upload_format {name}: {model.name} takes no {suffix} files ({taken}); {advice}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,10 @@ def _demand_model(model: str) -> None:
 
 
 def profile_of(settings: Settings) -> Callable[[str | None], str]:
-    """The fingerprint of the wanted profile for a language: it names the primary engine, whoever then serves."""
+    """The fingerprint of the wanted profile for a language: it names the primary engine, whoever then serves.
+
+    Corrections are no part of it: see ``consumer.core.refine.unless_stale``.
+    """
     model = {"openai": settings.api_model, "simulated": "simulated"}.get(settings.engine, settings.model)
     revision = settings.model_revision if settings.engine not in ("openai", "simulated") else None
 

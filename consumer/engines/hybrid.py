@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from consumer.core.backoff import RetryPolicy
-from consumer.core.breaker import BreakerState, BreakerStatus
+from consumer.core.breaker import Breaker, BreakerState, BreakerStatus
 from consumer.core.engine_backlog import EngineBacklog
 from consumer.core.model import Engine, Heard, Recording, Wish
 from consumer.core.router import Go, Refuse, Router, Side, SideState, route_rules
+from consumer.engines.api_gate import ApiGate
 from consumer.engines.breakers import is_slow
 from consumer.engines.guard import ATTEMPTS, Breakers, Guarded, breaker_of, default_breakers, guarded_by
 from consumer.engines.openai_api import OpenAIEngine
@@ -54,7 +55,7 @@ class HybridEngine:
         if fallback is not None:
             self._sides[Side.FALLBACK] = guarded_by(fallback, breakers.fallback or breaker_of(fallback, settings))
         primary_route = Route.POLICY if isinstance(primary, OpenAIEngine) else Route.LOCAL
-        self._apis = [side.engine for side in self._sides.values() if isinstance(side.engine, OpenAIEngine)]
+        self._gates = [self.api.gate] if self.api is not None else []
         """Those that the group's limits are shared out to."""
         self._router = Router(settings.critical_route, primary_route, route_rules(settings.route_rules))
         self._in_hand = EngineBacklog()
@@ -73,11 +74,17 @@ class HybridEngine:
     @property
     def api(self) -> OpenAIEngine | None:
         """The API engine, if one of the two is one."""
-        return next(iter(self._apis), None)
+        engines = (side.engine for side in self._sides.values())
+        return next((engine for engine in engines if isinstance(engine, OpenAIEngine)), None)
 
-    def share_limits_with(self, api: OpenAIEngine) -> None:
-        """Somebody beside the two asks the API too, where neither of them does."""
-        self._apis.append(api)
+    def share_limits_with(self, gate: ApiGate) -> None:
+        """Somebody beside the two asks an API too, within limits of the group."""
+        self._gates.append(gate)
+
+    @property
+    def breakers(self) -> dict[str, Breaker]:
+        """Each engine's by side."""
+        return {side.value: guarded.breaker for side, guarded in self._sides.items()}
 
     @property
     def is_idle(self) -> bool:
@@ -94,13 +101,13 @@ class HybridEngine:
 
     def set_share(self, share: float) -> None:
         """How much of the group's API limits this process may use, 0 to 1."""
-        for api in self._apis:
-            api.gate.set_share(share)
+        for gate in self._gates:
+            gate.set_share(share)
 
     def add_new_share(self, part: float) -> None:
         """A part of that share which no process has ever had."""
-        for api in self._apis:
-            api.gate.add_new_share(part)
+        for gate in self._gates:
+            gate.add_new_share(part)
 
     def language_of(self, wish: Wish) -> str | None:
         """The language of the dedup key, fixed before routing: the primary's own code, or the fallback's for a

@@ -19,7 +19,7 @@ from consumer.core.prices import api_model, spent_usd
 from consumer.engines.api_answer import HeardPart, joined
 from consumer.engines.api_call import ApiCaller, Ask, Ledger
 from consumer.engines.api_gate import ApiGate
-from consumer.engines.api_upload import UPLOADS, Part, plan_parts
+from consumer.engines.api_upload import UPLOADS, Part, plan_parts, refused_format
 from consumer.engines.breakers import new_breaker
 from consumer.errors import EventError, ReasonedError, ServiceError, TransientError
 from consumer.retrying import AttemptsExhaustedError, retrying
@@ -93,9 +93,13 @@ class OpenAIEngine:
         return code
 
     async def start(self) -> None:
-        """Build the client and start the dispatcher. Raises ServiceError if no key is set for the public API."""
+        """Build the client and start the dispatcher. Raises ServiceError if no key is set for the public API, or the
+        model does not take ``api_upload_format``.
+        """
         if not self._api_key and self._base_url is None:
             raise ServiceError("OPENAI_API_KEY is not set; set it, or OPENAI_BASE_URL for a server that needs no key")
+        if (refusal := refused_format(self._model, self._settings.api_upload_format)) is not None:
+            raise ServiceError(refusal)
         if (warning := self._model.shutdown_warning(datetime.now(UTC).date())) is not None:
             log.warning("api_model_ends: %s", warning)
         client = await asyncio.to_thread(self._new_client)  # loads certificates: tens of milliseconds

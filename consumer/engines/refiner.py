@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from decimal import Decimal
 
 import httpx2
 from openai import APIStatusError, AsyncOpenAI
+from openai._legacy_response import LegacyAPIResponse
 from openai.types.chat import ChatCompletion
 
 from consumer.core.breaker import BreakerState
@@ -19,8 +21,10 @@ from consumer.core.model import Heard, Wish
 from consumer.core.prices import microusd, total_usd
 from consumer.core.refine import REFINER, ChatPrice, Prompt, RefinePolicy, accepted, prompt_for
 from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of, scrubbed
+from consumer.engines.api_gate import ApiGate, Permit
+from consumer.engines.api_limits import told_limits
 from consumer.engines.breakers import new_breaker
-from consumer.errors import ServiceError, SlowDownError
+from consumer.errors import EventError, ReasonedError, ServiceError, SlowDownError
 from consumer.settings import Settings
 from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt
@@ -47,6 +51,8 @@ class _Correction:
     wish: Wish
     ends: float
     """On the event loop's clock."""
+    is_hurried: bool
+    """That is the event's deadline, and sooner than a call may take."""
     attempt: Attempt | None = field(default=None)
 
 
@@ -69,22 +75,32 @@ class Refiner:
         self._api_key = (
             settings.refine_api_key if settings.refine_base_url else os.environ.get("OPENAI_API_KEY")
         ) or ""
-        self._turns = asyncio.Semaphore(settings.refine_concurrency)
+        self.gate = ApiGate(
+            requests_per_minute=settings.refine_requests_per_minute,
+            audio_seconds_per_minute=math.inf,
+            concurrency=settings.refine_concurrency,
+        )
         self.breaker = new_breaker(settings, probe_lease_seconds=2 * wall_seconds)
         self.breaker.listen(_log_change)
         self._client: AsyncOpenAI | None = None
+        self._dispatcher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Build the client. Raises ServiceError if no key is set for the public API."""
+        """Build the client and start the dispatcher. Raises ServiceError if no key is set for the public API."""
         if not self._api_key and self._base_url is None:
             raise ServiceError(
                 "refine_model asks the public API, and OPENAI_API_KEY is not set; set it, or refine_base_url for a "
                 "server that needs no key"
             )
         self._client = await asyncio.to_thread(self._new_client)  # loads certificates: tens of milliseconds
+        self._dispatcher = asyncio.create_task(self.gate.run(), name="refine-dispatcher")
 
     async def stop(self) -> None:
         """Close the connections; a call that runs ends without a correction."""
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.cancel()
+            await asyncio.wait([dispatcher])
         client, self._client = self._client, None
         if client is not None:
             await client.close()
@@ -109,8 +125,8 @@ class Refiner:
         prompt = prompt_for(recognised.text, recognised.language)
         if prompt is None:
             log.warning("refine_failed: the text of %s is too long to be corrected in time", digest)
-            return _with(heard, None, WarningCode.REFINE_FAILED)
-        correction = _Correction(prompt, wish, self._ends(wish, began))
+            return _with(heard, None, None, WarningCode.REFINE_FAILED)
+        correction = self._correction(prompt, wish, began)
         try:
             answer = await self._ask(correction)
         except _UncorrectedError as error:
@@ -125,18 +141,19 @@ class Refiner:
         attempts = [*heard.attempts, *_lines(correction)]
         spent = (heard.cost_usd, *(attempt.cost_usd for attempt in _lines(correction)))
         corrected = replace(heard, attempts=attempts, cost_usd=total_usd(spent), refine_seconds=clock() - began)
-        return _with(corrected, text, warning)
+        return _with(corrected, text, self._model if text else None, warning)
 
-    def _ends(self, wish: Wish, began: float) -> float:
-        ends = began + self._wall_seconds
-        return ends if wish.deadline is None else min(ends, wish.deadline - _COMMIT_SECONDS)
+    def _correction(self, prompt: Prompt, wish: Wish, began: float) -> _Correction:
+        latest = began + self._wall_seconds
+        ends = latest if wish.deadline is None else min(latest, wish.deadline - _COMMIT_SECONDS)
+        return _Correction(prompt, wish, ends, is_hurried=ends < latest)
 
     async def _ask(self, correction: _Correction) -> str:
         """The model's answer. Raises _UncorrectedError."""
         most = correction.prompt.most_microusd(self._price)
         if correction.wish.purse.exhausted(most) is not None:
             raise _UncorrectedError("a budget leaves too little for it")
-        async with self._turn(correction.ends):
+        async with self._turn(correction) as permit:
             try:
                 async with asyncio.timeout_at(correction.ends):
                     grant = await correction.wish.purse.reserve(most)
@@ -147,26 +164,30 @@ class Refiner:
             try:
                 if not self.breaker.allow(asyncio.get_running_loop().time()):
                     raise self._left_alone()
+                permit.sending()
                 return await self._call(correction, grant)
             finally:
                 grant.settle(0)  # unless a ledger line said otherwise
 
     @asynccontextmanager
-    async def _turn(self, ends: float) -> AsyncIterator[None]:
-        clock = asyncio.get_running_loop().time
-        if not self.breaker.would_allow(clock()):
+    async def _turn(self, correction: _Correction) -> AsyncIterator[Permit]:
+        now = asyncio.get_running_loop().time()
+        left_seconds = correction.ends - now
+        if not self.breaker.would_allow(now):
             raise self._left_alone()
-        if clock() >= ends:
+        if left_seconds <= 0:
             raise _UncorrectedError("the event's deadline leaves no time for it")
+        if self.gate.shut_seconds >= left_seconds:
+            raise _UncorrectedError("the chat model's limits let nothing through for now")
         try:
-            async with asyncio.timeout_at(ends):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise _UncorrectedError("too many corrections were under way; raise refine_concurrency") from error
-        try:
-            yield
-        finally:
-            self._turns.release()
+            turn = self.gate.turn(0.0, urgency=correction.wish.urgency, wait_at_most=left_seconds)
+            async with turn as permit:
+                yield permit
+        except EventError as error:
+            late = "its turn did not come in time; raise refine_requests_per_minute or refine_concurrency"
+            raise _UncorrectedError(late) from error
+        except ReasonedError as error:
+            raise _UncorrectedError("the service stops") from error
 
     def _left_alone(self) -> _UncorrectedError:
         return _UncorrectedError(f"the chat model is left alone for now: {self.breaker.reason}")
@@ -183,6 +204,13 @@ class Refiner:
             self._enter(correction, grant, started, Reason.ENGINE_FAILED, most_usd, "estimated")
             raise
         except Exception as error:
+            if isinstance(error, TimeoutError) and correction.is_hurried:
+                # it was cut off before its time: that says nothing of the model
+                self.breaker.abandon(clock())
+                self._enter(correction, grant, started, Reason.DEADLINE_EXCEEDED, most_usd, "estimated")
+                raise _UncorrectedError("the event's deadline came first") from error
+            if isinstance(error, APIStatusError):
+                self.gate.heed(told_limits(error.response.headers))
             meaning = meaning_of(error, time.time(), self._api_key)
             self._failed(correction, grant, started, meaning)
             raise _UncorrectedError(self._said(error)) from error
@@ -199,17 +227,19 @@ class Refiner:
     async def _request(self, prompt: Prompt) -> object:
         if self._client is None:
             raise _UncorrectedError("the service stops")
-        return await self._client.chat.completions.create(
+        raw: LegacyAPIResponse[ChatCompletion] = await self._client.chat.completions.with_raw_response.create(
             model=self._model,
             messages=[{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
             max_completion_tokens=prompt.output_tokens,
         )
+        self.gate.heed(told_limits(raw.headers))
+        return raw.parse()
 
     def _failed(self, correction: _Correction, grant: Grant, started: float, meaning: Meaning) -> None:
         now = asyncio.get_running_loop().time()
         if isinstance(meaning.error, SlowDownError):
-            hold = min(meaning.error.retry_after_seconds or _SLOW_DOWN_SECONDS, _LONGEST_HOLD_SECONDS)
-            self.breaker.trip("it asks for patience", now, hold)
+            self.gate.hold(min(meaning.error.retry_after_seconds or _SLOW_DOWN_SECONDS, _LONGEST_HOLD_SECONDS))
+            self.breaker.abandon(now)
         elif meaning.blame is Blame.TRIP:
             self.breaker.trip("it refuses every request, or is out of credit", now)
         elif meaning.blame is Blame.FAILURE:
@@ -262,10 +292,11 @@ def _lines(correction: _Correction) -> list[Attempt]:
     return [] if correction.attempt is None else [correction.attempt]
 
 
-def _with(heard: Heard, refined_text: str | None, warning: WarningCode | None) -> Heard:
+def _with(heard: Heard, refined_text: str | None, refined_by: str | None, warning: WarningCode | None) -> Heard:
     recognised = heard.recognised
     warnings = recognised.warnings if warning is None else [*recognised.warnings, warning]
-    return replace(heard, recognised=recognised.model_copy(update={"refined_text": refined_text, "warnings": warnings}))
+    found = {"refined_text": refined_text, "refined_by": refined_by, "warnings": warnings}
+    return replace(heard, recognised=recognised.model_copy(update=found))
 
 
 def _log_change(old: BreakerState, new: BreakerState, why: str) -> None:

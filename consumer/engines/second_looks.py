@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from consumer.core.breaker import Breaker
 from consumer.core.model import Heard, Recording, Wish
 from consumer.engines.choose import choose_shadow
 from consumer.engines.hybrid import HybridEngine
@@ -19,6 +20,8 @@ class SecondLooks:
 
     shadow: Shadow | None = None
     refiner: Refiner | None = None
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    """Of those that it asks and that do not serve: ``shadow`` and ``refine``."""
 
     async def compare(self, heard: Heard, recording: Recording, wish: Wish) -> Heard:
         """What was heard, perhaps with how far a second engine disagrees."""
@@ -37,15 +40,19 @@ async def second_looks(settings: Settings, serving: HybridEngine) -> AsyncIterat
     """Started for the length of the block. Raises ServiceError for settings that cannot work."""
     async with AsyncExitStack() as stack:
         refiner = shadow = None
+        breakers: dict[str, Breaker] = {}
         if (engine := choose_shadow(settings, serving)) is not None:
             if is_own := engine is not serving.api:
                 stack.push_async_callback(engine.stop)
                 await engine.start()
                 if isinstance(engine, OpenAIEngine):
-                    serving.share_limits_with(engine)
+                    serving.share_limits_with(engine.gate)
+                    breakers["shadow"] = engine.breaker
             shadow = Shadow(engine, settings, is_own=is_own)
         if settings.refine_model is not None:
             refiner = Refiner(settings)
             stack.push_async_callback(refiner.stop)
             await refiner.start()
-        yield SecondLooks(shadow, refiner)
+            serving.share_limits_with(refiner.gate)
+            breakers["refine"] = refiner.breaker
+        yield SecondLooks(shadow, refiner, breakers)

@@ -1,4 +1,4 @@
-"""A second engine hears some recordings too: nothing of it is published but how far it disagrees, and its cost."""
+"""A second engine hears some recordings too: only how far it is off, and its cost, are published."""
 
 import asyncio
 import logging
@@ -29,18 +29,18 @@ class Shadow:
         self._timeout_seconds = settings.shadow_timeout_seconds
 
     async def compare(self, heard: Heard, recording: Recording, wish: Wish) -> Heard:
-        """What was heard, with ``disagreement`` if the recording is in the share and the second engine answered, and
-        with the ledger lines of whatever it tried.
+        """What was heard, with ``second`` and ``disagreement`` if the recording is in the share and the second engine
+        answered, and with the ledger lines of whatever it tried.
         """
         served_by, ref = heard.recognised.engine, self._engine.ref
         if not is_chosen("shadow", recording.digest, self._share) or (not self._is_own and served_by == ref):
             return heard
         clock = asyncio.get_running_loop().time
-        began, lines, disagreement = clock(), list[Attempt](), None
+        began, lines, disagreement, second = clock(), list[Attempt](), None, None
         try:
             second = await self._hear(recording, self._second_wish(heard, wish, lines, began))
             lines += second.attempts
-            disagreement = await asyncio.to_thread(_disagreement, heard, second, served_by, ref)
+            disagreement = await asyncio.to_thread(disagreement_between, heard, second, served_by, ref)
         except TimeoutError:
             log.warning("shadow_late: %s did not answer within %g s", ref.name, clock() - began)
         except ReasonedError as error:
@@ -55,6 +55,7 @@ class Shadow:
             cost_usd=total_usd((heard.cost_usd, *(line.cost_usd for line in lines))),
             shadow_seconds=clock() - began,
             disagreement=disagreement,
+            second=None if second is None else second.recognised,
         )
 
     def _second_wish(self, heard: Heard, wish: Wish, lines: list[Attempt], began: float) -> Wish:
@@ -85,7 +86,7 @@ class Shadow:
         return replace(second, attempts=[line])
 
 
-def _disagreement(first: Heard, second: Heard, served_by: EngineRef, ref: EngineRef) -> Disagreement | None:
+def disagreement_between(first: Heard, second: Heard, served_by: EngineRef, ref: EngineRef) -> Disagreement | None:
     """The second text's word errors, with the first as its reference; None if the first has no words."""
     recognised = first.recognised
     counts = word_errors(recognised.text, second.recognised.text, recognised.language)

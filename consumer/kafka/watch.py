@@ -9,7 +9,7 @@ knows of crashes: nothing else is kept anywhere.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -49,11 +49,18 @@ log = logging.getLogger(__name__)
 
 
 async def watch(
-    settings: Settings, *, clock: Callable[[], datetime] = utc_now, every_seconds: float = EVERY_SECONDS
+    settings: Settings,
+    *,
+    left_alone: Callable[[], Sequence[str]] = tuple,
+    clock: Callable[[], datetime] = utc_now,
+    every_seconds: float = EVERY_SECONDS,
 ) -> None:
-    """Watch whenever it is this process's turn, until cancelled. Failures of Kafka are logged and waited out."""
+    """Watch whenever it is this process's turn, until cancelled. Failures of Kafka are logged and waited out.
+
+    ``left_alone`` names the engines of this process whose breakers are open.
+    """
     failures = 0
-    watcher = _Watcher(settings, clock, every_seconds)
+    watcher = _Watcher(settings, left_alone, clock, every_seconds)
     while True:
         try:
             async with _membership(settings) as turn:
@@ -71,8 +78,15 @@ async def watch(
 class _Watcher:
     """One turn after the other of watching."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime], every_seconds: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        left_alone: Callable[[], Sequence[str]],
+        clock: Callable[[], datetime],
+        every_seconds: float,
+    ) -> None:
         self._settings = settings
+        self._left_alone = left_alone
         self._topics = settings.topics
         self._clock = clock
         self._every_seconds = every_seconds
@@ -112,7 +126,8 @@ class _Watcher:
                     due = loop.time() + self._every_seconds
                     await _sample(trend, lag, now)
                     seen = windows.seen(now, peers.standings(now))
-                    await self._publish(producer, alerts.judge(seen, trend.growth(now), now))
+                    found = alerts.judge(seen, trend.growth(now), now, self._left_alone())
+                    await self._publish(producer, found)
                     self.has_watched = True
 
     async def _publish(self, producer: LaneProducer, changes: list[Alert]) -> None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from consumer.audio.recordings import Recordings
-from consumer.core.breaker import BreakerState
+from consumer.core.breaker import Breaker, BreakerState
 from consumer.core.budget import Standing, shown
 from consumer.core.engine_load import EngineLoad, MinuteLoad
 from consumer.core.outcomes import Moment, Settlement, Write
@@ -52,6 +52,7 @@ class Vitals:
         self.batches = BatchWatch(settings.model if settings.engine != "simulated" else "simulated")
         self.started_at = time.time()
         self.engine: HybridEngine | None = None
+        self._breakers: dict[str, Breaker] = {}
         self._recordings: Recordings | None = None
         self._intake: Intake | None = None
         self._lag: LagWatch | None = None
@@ -72,6 +73,10 @@ class Vitals:
     def engine_is(self, engine: HybridEngine, recordings: Recordings) -> None:
         """The engine is ready."""
         self.engine, self._recordings = engine, recordings
+
+    def breakers_are(self, breakers: dict[str, Breaker]) -> None:
+        """Those of the engines, and of whoever looks at their words a second time."""
+        self._breakers = breakers
 
     def serves(self, intake: Intake, lag: LagWatch, spending: Spending | None) -> None:
         """The service joins its group."""
@@ -141,5 +146,5 @@ class Vitals:
         return shown(self._spending.standings(), _TENANTS_AT_MOST) if self._spending is not None else []
 
     def breakers(self) -> dict[str, BreakerState]:
-        """By side: ``primary``, ``fallback``."""
-        return self.engine.breaker_states() if self.engine is not None else {}
+        """By side: ``primary``, ``fallback``, ``shadow``, ``refine``."""
+        return {side: breaker.state for side, breaker in self._breakers.items()}

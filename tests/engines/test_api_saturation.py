@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from consumer.core.limits import counted_seconds
 from consumer.engines.api_gate import ApiGate
 from tests.support.virtual_time import run_in_virtual_time
 
@@ -121,3 +122,43 @@ def test_two_processes_share_it_and_a_killed_ones_part_is_not_used_twice(monkeyp
     assert api.open_peak <= AT_ONCE
     for start, end in ((1, 5), (11, 13)):
         assert len(api.between(start * MINUTE, end * MINUTE)) >= 0.94 * (end - start) * REQUESTS
+
+
+async def _granted(gate: ApiGate, count: int) -> list[float]:
+    """When each of so many requests, all wanted now, may leave; each takes no time."""
+    moments: list[float] = []
+
+    async def ask() -> None:
+        async with gate.turn(1.0) as permit:
+            permit.sending()
+            moments.append(_clock())
+
+    await asyncio.gather(*(ask() for _ in range(count)))
+    return moments
+
+
+async def _a_share_that_grows() -> tuple[list[float], list[float]]:
+    limits = {"requests_per_minute": 10, "audio_seconds_per_minute": 1e6, "concurrency": 100}
+    joins, stays = (ApiGate(**limits, clock=_clock) for _ in range(2))  # type: ignore[arg-type]
+    running = [asyncio.create_task(gate.run()) for gate in (joins, stays)]
+    joins.set_share(0.5)
+    stays.set_share(0.5)
+    stays.add_new_share(0.5)
+    began = _clock()
+    await asyncio.sleep(40.0)
+    waiting = asyncio.gather(_granted(joins, 1), _granted(stays, 20))
+    await asyncio.sleep(10.0)
+    stays.set_share(1.0)
+    found = await waiting
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    return [at - began for at in found[0]], [at - began for at in found[1]]
+
+
+def test_a_share_that_grew_is_used_as_soon_as_it_counts_whoever_waits_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    joins, stays = run_in_virtual_time(_a_share_that_grows(), monkeypatch, *MODULES)
+    period = counted_seconds(MINUTE)
+    assert joins == pytest.approx([period], abs=0.1), "what was asked for later does not wait for longer"
+    in_steps = [40.0] * 5 + [40.0 + period] * 5 + [50.0 + period] * 5 + [40.0 + 2 * period] * 5
+    assert stays == pytest.approx(in_steps, abs=1.0)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from consumer.core.model import SAMPLE_RATE, Wish
 from consumer.core.prices import ApiModel, api_model
 from consumer.core.quality import word_errors
 from consumer.engines import openai_api
-from consumer.engines.api_upload import UPLOADS, Part, encode_part, plan_parts
+from consumer.engines.api_upload import UPLOADS, Part, encode_part, plan_parts, refused_format
 from consumer.errors import EventError, RecordingError, ServiceError
 from schemas.codes import Reason
 from tests.engines.api_bench import KEY, noise, running, settings, spooled
@@ -180,6 +181,17 @@ async def test_without_a_key_the_public_api_is_refused_at_start(monkeypatch: pyt
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(ServiceError, match="OPENAI_API_KEY"):
         await openai_api.OpenAIEngine(settings()).start()
+
+
+async def test_a_format_that_the_model_does_not_take_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    picky = replace(api_model("gpt-transcribe"), formats=frozenset({"flac", "mp3"}))
+    monkeypatch.setattr(openai_api, "api_model", lambda *_: picky)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(ServiceError, match=r"takes no ogg files \(flac, mp3\); set it to flac"):
+        await openai_api.OpenAIEngine(settings(api_upload_format="opus")).start()
+    assert refused_format(picky, "flac") is None
+    assert refused_format(replace(picky, formats=frozenset({"mp3"})), "flac") is not None
+    assert all(refused_format(api_model(name), "opus") is None for name in ("whisper-1", "gpt-transcribe", "my-own"))
 
 
 async def test_a_model_that_will_end_is_warned_about_at_start(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from consumer.core.model import Heard, Urgency, Wish
 from consumer.engines.refiner import Refiner
 from consumer.errors import ServiceError
 from consumer.settings import Settings
-from schemas.codes import WarningCode
+from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt, EngineRef, Recognised
 from tests.engines.test_paid_calls import Money
 from tests.support.scripted_api import Reply, failed, html, out_of_money, too_fast
@@ -64,6 +64,7 @@ async def test_both_texts_are_kept_and_the_call_is_a_line_of_the_ledger_at_its_r
         purse = Money(1_000_000)
         heard = await refiner.refine(_heard(), DIGEST, Wish(purse=purse))
     assert (heard.recognised.text, heard.recognised.refined_text, heard.recognised.warnings) == (TEXT, FIXED, [])
+    assert heard.recognised.refined_by == "chatty"
     own, line = heard.attempts
     assert own == _heard().attempts[0]
     assert (line.engine, line.model, line.outcome) == ("refine", "chatty", "ok")
@@ -105,7 +106,7 @@ async def test_whatever_goes_wrong_the_text_stays_as_it_was_heard_with_a_warning
     async with ScriptedChat(lambda _: answer, *replies, **usage) as api, _refining(api) as refiner:
         purse = Money(1_000_000)
         heard = await refiner.refine(_heard(), DIGEST, Wish(purse=purse))
-    assert (heard.recognised.text, heard.recognised.refined_text) == (TEXT, None)
+    assert (heard.recognised.text, heard.recognised.refined_text, heard.recognised.refined_by) == (TEXT, None, None)
     assert heard.recognised.warnings == [warning]
     assert len(api.questions) == 1, "there is no second try"
     line = heard.attempts[-1]
@@ -167,7 +168,45 @@ async def test_no_more_are_under_way_than_the_settings_say_and_who_gets_no_turn_
         assert api.chats_peak == 2
 
 
-@pytest.mark.parametrize("reply", [too_fast(retry_after="30"), out_of_money(), failed(401)])
+async def test_a_call_that_the_events_deadline_cuts_off_says_nothing_of_the_model() -> None:
+    async with ScriptedChat(_fix) as api, _refining(api, breaker_failures=1, breaker_failure_rate=1.0) as refiner:
+        api.may_answer.clear()
+        wish = Wish(deadline=asyncio.get_running_loop().time() + 0.8)
+        heard = await refiner.refine(_heard(), DIGEST, wish)
+        assert heard.recognised.warnings == [WarningCode.REFINE_FAILED]
+        assert heard.attempts[-1].outcome == Reason.DEADLINE_EXCEEDED
+        assert heard.attempts[-1].cost_usd > 0, "it may be billed"
+        assert refiner.breaker.state is BreakerState.CLOSED
+        api.may_answer.set()
+        assert (await refiner.refine(_heard(), DIGEST, Wish())).recognised.refined_text == FIXED
+
+
+async def test_no_more_is_asked_in_a_minute_than_this_processs_share_of_the_limit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with ScriptedChat(_fix) as api, _refining(api, refine_requests_per_minute=4) as refiner:
+        refiner.gate.set_share(0.5)
+        refiner.gate.add_new_share(0.5)
+        wish = Wish(deadline=asyncio.get_running_loop().time() + 1.5)
+        heard = await asyncio.gather(*(refiner.refine(_heard(), DIGEST, wish) for _ in range(5)))
+        texts = [one.recognised.refined_text for one in heard]
+        assert (texts.count(FIXED), texts.count(None), len(api.questions)) == (2, 3, 2)
+        refiner.gate.set_share(0.0)
+        await refiner.refine(_heard(), DIGEST, Wish())
+    assert "let nothing through for now" in caplog.text, "nobody waits for what cannot come"
+    assert len(api.questions) == 2
+
+
+async def test_a_model_that_asks_for_patience_gets_it_and_is_not_taken_for_dead() -> None:
+    async with ScriptedChat(_fix, too_fast(retry_after="30")) as api, _refining(api) as refiner:
+        for _ in range(3):
+            heard = await refiner.refine(_heard(), DIGEST, Wish())
+            assert heard.recognised.warnings == [WarningCode.REFINE_FAILED]
+        assert len(api.questions) == 1
+        assert refiner.breaker.state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("reply", [out_of_money(), failed(401)])
 async def test_a_model_that_refuses_everybody_is_left_alone(reply: Reply) -> None:
     async with ScriptedChat(_fix, reply) as api, _refining(api) as refiner:
         for _ in range(3):

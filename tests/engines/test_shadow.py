@@ -42,6 +42,8 @@ async def test_the_disagreement_and_the_cost_of_the_second_engine_are_added_and_
         heard = await Shadow(engine, settings(shadow_share=1.0)).compare(_heard(), recording, Wish(purse=purse))
     assert heard.recognised == _heard().recognised
     assert heard.disagreement == Disagreement(errors=3, words=6, against="openai")
+    assert heard.second is not None
+    assert (heard.second.text, heard.second.engine) == ("one dog sat the mat today", engine.ref)
     assert [line.engine for line in heard.attempts] == ["ctc", "openai"]
     assert heard.cost_usd == pytest.approx(0.5 + SECONDS_USD)
     assert purse.settled == [150]
@@ -137,8 +139,11 @@ async def test_the_api_that_stands_in_is_the_one_that_is_compared_so_that_its_li
         serving = choose_engine(alone)
         assert serving.api is None
         async with second_looks(alone, serving) as looks:
-            assert serving.api is not None, "it takes part in the group's limits"
             assert looks.shadow is not None
+            (gate,) = serving._gates
+            serving.set_share(0.0)
+            assert gate.shut_seconds > 0, "it takes part in the group's limits"
+            assert set(looks.breakers) == {"shadow"}
 
 
 async def test_an_engine_that_keeps_no_ledger_gets_a_line(recording: Recording) -> None:

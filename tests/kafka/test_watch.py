@@ -25,7 +25,8 @@ from schemas.models import Alert, BudgetAccount, BudgetEntry, TranscriptionMetri
 from schemas.topics import Topics
 from tests.support.kafka import Broker, Written, read_topic, write_records
 from tests.support.metrics import metric
-from tests.support.scenario import event, fresh_service, publish, settings_for, until
+from tests.support.scenario import event, fresh_service, make_clip, publish, read, settings_for, until
+from tests.support.scripted_api import ScriptedApi, failed
 
 pytestmark = pytest.mark.kafka
 RAISED = {"state": "raised", "value": 90.0, "threshold": 60.0, "window_seconds": 300.0, "detail": "slow"}
@@ -228,3 +229,15 @@ async def test_the_service_watches_its_own_metrics(kafka: Broker, tmp_path: Path
         await publish(settings, Written(event("gone", (tmp_path / "gone.wav").as_uri()), b"gone"))
         await service.until_log("alert_raised dead_letters 1 new dead letters")
     await until_alerts(settings, ("dead_letters", "raised"))
+
+
+async def test_a_dead_api_that_nobody_stands_in_for_is_told_although_no_event_is_settled(
+    kafka: Broker, tmp_path: Path
+) -> None:
+    settings = settings_for(kafka.bootstrap_servers, tmp_path, engine="openai", breaker_reset_seconds=600.0)
+    async with ScriptedApi([failed(401)]) as api:
+        environment = {"OPENAI_BASE_URL": api.base_url, "OPENAI_API_KEY": "x"}
+        async with fresh_service(settings, **environment) as service:
+            await publish(settings, Written(event("waits", make_clip(tmp_path, 1).uri), b"waits"))
+            await service.until_log("alert_raised breaker_open 0 events .* while primary was left alone")
+    assert await read(settings, settings.topics.metrics) == []

@@ -122,6 +122,11 @@ def test_with_its_model_dead_every_event_still_comes_out_once_through_the_api(ru
     assert run.found.dead_letters == []
 
 
+def test_each_outcome_says_which_engines_were_left_alone(run: Run) -> None:
+    assert {tuple(run.found.metric(f"e{number}")["breakers_open"]) for number in range(EVENTS)} == {("primary",)}
+    assert run.found.metric("local")["breakers_open"] == []
+
+
 def test_the_api_is_paid_once_for_each_recording(run: Run) -> None:
     assert len(run.calls) == EVENTS + 1  # and the critical one
     costs = [run.found.metric(f"e{number}")["cost_usd"] for number in range(EVENTS)]

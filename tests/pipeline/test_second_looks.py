@@ -45,7 +45,7 @@ def run(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcom
             events = [
                 event("first", first.uri, critical=True),
                 event("again", first.uri, critical=True),
-                event("other", other.uri),
+                event("other", other.uri, reference_text="heard something"),
             ]
             environment = {"OPENAI_BASE_URL": api.base_url, "OPENAI_API_KEY": "x"}
             return await serve_these(settings, *map(Written, events), **environment), api.questions
@@ -88,6 +88,16 @@ def test_of_a_second_engine_only_its_disagreement_and_its_cost_are_published(
     assert all(record.json["text"].startswith("simulated") for record in found.transcripts)
     (cached,) = [record.json for record in found.metrics if record.json["cached"]]
     assert (cached["disagreement"], cached["cost_usd"], cached["attempts"]) == (None, 0.0, [])
+
+
+def test_a_reference_tells_of_both_engines_how_far_they_are_off(run: tuple[Outcomes, list[Question]]) -> None:
+    found, _ = run
+    metric = found.metric("other")
+    assert metric["wer"]["words"] == metric["shadow_wer"]["words"] == 2
+    assert metric["shadow_wer"]["engine"]["name"] == "openai"
+    # "heard something" against two other words, and against "heard 0 10 seconds <checksum>"
+    assert (metric["wer"]["errors"], metric["shadow_wer"]["errors"]) == (2, 4)
+    assert _leader(found)["shadow_wer"] is None
 
 
 def _leader(found: Outcomes) -> Any:

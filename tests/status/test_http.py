@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from compose.kafka_probe import free_ports
+from consumer.engines.breakers import new_breaker
 from consumer.errors import ServiceError
 from consumer.settings import Settings
 from consumer.status.server import listening
@@ -46,6 +47,18 @@ async def test_prometheus_gets_its_format() -> None:
     assert "target_info{" in plain.text
     assert modern.headers["content-type"].startswith("application/openmetrics-text")
     assert modern.text.endswith("# EOF\n")
+
+
+async def test_every_breaker_is_shown() -> None:
+    breakers = {side: new_breaker(Settings(), probe_lease_seconds=1.0) for side in ("primary", "refine")}
+    breakers["refine"].trip("out of credit", 0.0)
+    async with looking() as (vitals, client):
+        vitals.breakers_are(breakers)
+        metrics = (await client.get("/metrics")).text
+        shown = (await _first_snapshot(client))["breakers"]
+    assert shown == [{"side": "primary", "state": "closed"}, {"side": "refine", "state": "open"}]
+    assert 'earwitness_breaker_state{earwitness_breaker_state="open",earwitness_engine_side="refine"} 1.0' in metrics
+    assert 'earwitness_breaker_state{earwitness_breaker_state="open",earwitness_engine_side="primary"} 0.0' in metrics
 
 
 async def test_the_version_says_what_runs() -> None:

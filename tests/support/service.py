@@ -5,13 +5,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from consumer.settings import PREFIX, Settings
 
 TIMEOUT_SECONDS = 60.0
+EARWITNESS = Path(sys.executable).with_name("earwitness")
 
 
 class ServiceProcess:
@@ -63,7 +64,9 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, **more: str) -> AsyncIterator[ServiceProcess]:
+async def serving(
+    settings: Settings, *, program: Sequence[str | Path] = (EARWITNESS,), **more: str
+) -> AsyncIterator[ServiceProcess]:
     """Run the service with these settings (those that differ from the defaults travel by environment)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name in type(settings).model_fields:
@@ -71,7 +74,7 @@ async def serving(settings: Settings, **more: str) -> AsyncIterator[ServiceProce
         if name in settings.model_fields_set:
             environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, list) else str(value)
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("earwitness"),
+        *program,
         "serve",
         env={**environment, "EARWITNESS_LOG_FORMAT": "text", **more},
         stderr=asyncio.subprocess.PIPE,

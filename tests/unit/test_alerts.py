@@ -213,6 +213,28 @@ def test_events_served_elsewhere_tell_that_a_breaker_is_open() -> None:
     assert watching.told(after(minutes=11)) == [("breaker_open", "cleared")]
 
 
+def test_a_breaker_of_an_engine_that_nobody_stands_in_for_is_told_by_the_processs_outcomes() -> None:
+    watching = Watching()
+    watching.events(1, START, breakers_open=["refine"])
+    watching.events(1, START, breakers_open=["primary", "refine"], reason=Reason.DEADLINE_EXCEEDED)
+    (alert,) = [alert for alert in watching.look(START) if alert.name == "breaker_open"]
+    assert (alert.state, alert.value) == ("raised", 2)
+    assert "while primary, refine was left alone" in alert.detail
+
+
+def test_while_no_event_is_settled_the_watching_process_tells_of_its_own_breakers() -> None:
+    watching = Watching()
+
+    def told(now: datetime, *left_alone: str) -> list[tuple[str, str, float]]:
+        changes = watching.alerts.judge(watching.windows.seen(now), 0, now, left_alone)
+        return [(alert.name, alert.state, alert.value) for alert in changes]
+
+    assert told(START, "primary") == [("breaker_open", "raised", 1)]
+    assert told(after(minutes=20), "primary") == []
+    assert told(after(minutes=21)) == []
+    assert told(after(minutes=26)) == [("breaker_open", "cleared", 0)]
+
+
 def test_a_lag_that_is_not_known_changes_nothing() -> None:
     watching = Watching()
     assert watching.told(START, lag_growth=None) == []

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.breaker import Breaker, BreakerState, BreakerStatus
+from consumer.engines.breakers import OpenBreakers
 
 
 def breaker() -> Breaker:
@@ -150,6 +151,20 @@ def test_every_listener_hears_every_change_with_its_reason() -> None:
     assert [change[:2] for change in first] == [(closed, opened), (opened, half), (half, closed)]
     assert first == second
     assert second[0][2] == "dead"
+
+
+def test_who_is_left_alone_is_told_until_it_closes_and_once_more_to_who_comes_late() -> None:
+    own, other = breaker(), breaker()
+    watched = OpenBreakers({"primary": own, "refine": other})
+    assert (watched.now(), watched.take()) == ([], [])
+    own.trip("dead", 0.0)
+    assert own.allow(10.0)
+    assert (watched.now(), watched.take(), watched.take()) == (["primary"], ["primary"], ["primary"])
+    other.trip("dead", 10.0)
+    own.record_success(11.0)
+    assert other.allow(20.0)
+    other.record_success(20.0)
+    assert (watched.now(), watched.take(), watched.take()) == ([], ["refine"], [])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["allow", "success", "failure", "trip", "abandon"]), st.floats(0, 30))))

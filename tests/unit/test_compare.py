@@ -2,6 +2,7 @@
 
 import json
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from consumer.core.compare import REFERENCE, Comparison, Group, Row
 from consumer.settings import Settings
 from schemas.codec import encode
-from schemas.models import Disagreement, EngineRef, TranscriptionMetric, WordErrors, utc_now
+from schemas.models import Disagreement, EngineRef, EngineWordErrors, TranscriptionMetric, WordErrors, utc_now
 from schemas.topics import Topics
 from tests.support.cli import on_broker
 from tests.support.kafka import Written, write_records
+from tests.support.metrics import attempt
 from tests.unit.test_cost import metric
 
 CTC = EngineRef(name="ctc", model="m")
@@ -65,6 +67,23 @@ def test_a_disagreement_is_a_row_of_its_own_and_a_cached_text_counts_once() -> N
     )
     assert found[Group("all", "", "ctc m", "openai")].rate == 0.1
     assert found[Group("all", "", "ctc m", REFERENCE)].events == 1
+
+
+def test_a_second_engine_is_held_against_the_reference_too_and_what_both_cost_is_added_up() -> None:
+    comparison = Comparison()
+    second = EngineWordErrors(errors=4, words=20, engine=API)
+    lines = [attempt(CTC, 0.25), attempt(API, 0.5, "engine_failed"), attempt(API, 0.5)]
+    correction = lines[0].model_copy(update={"engine": "refine"})
+    comparison.add(_scored(1, 20, shadow_wer=second, attempts=[*lines, correction]))
+    comparison.add(_scored(1, 20, cached=True, shadow_wer=second, attempts=lines))
+    comparison.add(metric(engine=CTC, attempts=lines))
+    rates = {row.group.engine: row.rate for row in comparison.rows() if row.group.by == "all"}
+    assert rates == {"ctc m": 0.05, "openai gpt-transcribe": 0.2}
+    costs = {engine: (cost.count, cost.audio_seconds, cost.usd) for engine, cost in comparison.costs.items()}
+    assert costs == {
+        "ctc m": (1, Decimal(10), Decimal("0.25")),
+        "openai gpt-transcribe": (2, Decimal(20), Decimal(1)),
+    }
 
 
 def test_the_same_events_give_the_same_interval_in_any_order_and_few_events_give_none() -> None:

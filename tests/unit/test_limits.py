@@ -106,3 +106,13 @@ def test_a_share_that_grew_and_shrank_again_never_counts_as_grown() -> None:
     share.set(1.0, 60.0)
     share.set(0.25, 90.0)
     assert share.value(121.0) == 0.25
+
+
+def test_a_share_says_when_it_grows() -> None:
+    share = Share(60.0)
+    assert share.grows_in(0.0) == math.inf
+    share.set(0.5, 0.0)
+    assert (share.value(0.0), share.grows_in(0.0), share.grows_in(45.0)) == (0.0, 60.0, 15.0)
+    assert share.grows_in(60.0) == math.inf
+    share.set(0.25, 61.0)
+    assert share.grows_in(61.0) == math.inf, "it shrinks at once"

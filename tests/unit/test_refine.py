@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from consumer.core.refine import MOST_OUTPUT_TOKENS, ChatPrice, RefinePolicy, accepted, prompt_for
+from consumer.core.refine import MOST_OUTPUT_TOKENS, ChatPrice, RefinePolicy, accepted, prompt_for, unless_stale
 from consumer.core.shares import is_chosen
 from schemas.models import EngineRef, Recognised
 
@@ -81,3 +81,11 @@ def test_the_price_of_a_call_is_bounded_before_it_is_made() -> None:
 
 def test_a_text_that_cannot_be_corrected_in_time_is_not_asked_about() -> None:
     assert prompt_for("a" * (2 * MOST_OUTPUT_TOKENS), None) is None
+
+
+def test_a_remembered_correction_counts_while_its_model_is_the_configured_one() -> None:
+    corrected = _recognised(refined_text="We saw it.", refined_by="chatty", words=None)
+    assert unless_stale(corrected, "chatty") is corrected
+    for now in ("wordy", None):
+        assert unless_stale(corrected, now) == _recognised(refined_text=None, refined_by=None, words=None)
+    assert unless_stale(_recognised(), "chatty").refined_text is None
