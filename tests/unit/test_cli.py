@@ -1,14 +1,19 @@
 """The command line: what it prints, and how it ends."""
 
+import gc
 import json
 import logging
 import subprocess
 import sys
 import tomllib
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
+from consumer.cli.serve import run
 from consumer.settings import PREFIX, Settings
 from tests.support.cli import Earwitness
 
@@ -139,6 +144,21 @@ def test_serving_says_once_what_is_probably_not_meant_so(
     monkeypatch.delenv(f"{PREFIX}FETCH_ALOW")
     earwitness("--set", "kafka_bootstrap_servers=127.0.0.1:9", "--set", "fetch_allow=file:///data/", "serve")
     assert "consumer.cli.serve" not in earwitness.err
+
+
+def test_serving_spares_the_garbage_collector_what_was_loaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    spared = list[int]()
+
+    def ran(work: Coroutine[Any, Any, None]) -> None:
+        spared.append(gc.get_freeze_count())
+        work.close()
+
+    async def service() -> None: ...
+
+    monkeypatch.setattr(uvloop, "run", ran)
+    run(service())
+    assert spared[0] > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_what_cannot_be_published_ends_with_1_and_its_name(earwitness: Earwitness, empty_folder: Path) -> None:
