@@ -38,6 +38,7 @@ from consumer.status.watching import watched
 from consumer.telemetry.export import exporting
 from consumer.telemetry.loop_monitor import monitored_loop
 from consumer.telemetry.spans import Tracing
+from consumer.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +117,9 @@ async def _serve(
     spending: Spending | None,
 ) -> None:
     clock = asyncio.get_running_loop().time
-    slices = DedupSlices()
+    slices, turns = DedupSlices(), Turns()
     async with asyncio.TaskGroup() as tasks:
-        flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds)
+        flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds, turns=turns)
         memory = Memory(flights, slices, clock, vitals.settled)
 
         def make_work(intake: Intake) -> Work:
@@ -138,7 +139,7 @@ async def _serve(
         try:
             following = spending.following(connection(settings), tasks) if spending is not None else nullcontext()
             joining = member(
-                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share, spending
+                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share, spending, turns
             )
             async with following, joining as intake:
                 vitals.serves(intake, lag := LagWatch(intake))
