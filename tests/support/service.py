@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -63,16 +63,18 @@ class ServiceProcess:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, **more: str) -> AsyncIterator[ServiceProcess]:
-    """Run the service with these settings (those that differ from the defaults travel by environment)."""
+async def serving(settings: Settings, *, command: Sequence[str] = (), **more: str) -> AsyncIterator[ServiceProcess]:
+    """Run the service with these settings (those that differ from the defaults travel by environment).
+
+    ``command`` is run in the place of ``earwitness serve``.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if name in settings.model_fields_set:
             environment[PREFIX + name.upper()] = ",".join(value) if isinstance(value, list) else str(value)
     process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("earwitness"),
-        "serve",
+        *(command or (Path(sys.executable).with_name("earwitness"), "serve")),
         env={**environment, "EARWITNESS_LOG_FORMAT": "text", **more},
         stderr=asyncio.subprocess.PIPE,
         stdin=asyncio.subprocess.DEVNULL,
