@@ -18,8 +18,9 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,7 +37,17 @@ from consumer.kafka.topics import create
 from consumer.settings import Settings
 from consumer.telemetry.logs import set_up_logs
 from schemas.codec import encode
-from schemas.models import DedupEntry, EngineRef, Segment, Word, utc_now
+from schemas.codes import Outcome, Route
+from schemas.models import (
+    Attempt,
+    DedupEntry,
+    EngineRef,
+    LatencySeconds,
+    Segment,
+    TranscriptionMetric,
+    Word,
+    utc_now,
+)
 from schemas.topics import digest_partition
 from tests.bench.report import machine
 from tests.bench.throughput import make_recordings, wait_for
@@ -165,10 +176,11 @@ def serve(out: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a scenario publishes: remembered entries first, then events."""
+    """What a scenario publishes: what lies on other topics when the service starts, then events."""
 
     events: list[Written]
-    entries: list[Written] = field(default_factory=list)
+    before: Mapping[str, list[Written]] = field(default_factory=dict)
+    """By topic."""
 
 
 def event(number: int, path: Path | str, digest: str | None, **more: Any) -> Written:
@@ -222,7 +234,7 @@ def restore(settings: Settings, folder: Path) -> Load:
     """200,000 remembered recordings and a few events."""
     return Load(
         [event(n, folder / "none.wav", digest_of(n)) for n in range(1_000)],
-        [entry(settings, digest_of(n), 0) for n in range(200_000)],
+        {settings.topics.dedup: [entry(settings, digest_of(n), 0) for n in range(200_000)]},
     )
 
 
@@ -230,7 +242,7 @@ def transcripts(settings: Settings, folder: Path) -> Load:
     """Transcripts of 100 kB with times for all words, from memory."""
     return Load(
         [event(n, folder / "none.wav", digest_of(n % 40)) for n in range(2_000)],
-        [entry(settings, digest_of(n), 1_000) for n in range(40)],
+        {settings.topics.dedup: [entry(settings, digest_of(n), 1_000) for n in range(40)]},
     )
 
 
@@ -238,7 +250,7 @@ def longest(settings: Settings, folder: Path) -> Load:
     """Transcripts as large as a topic takes, from memory."""
     return Load(
         [event(n, folder / "none.wav", digest_of(n % 8)) for n in range(160)],
-        [entry(settings, digest_of(n), 12_000) for n in range(8)],
+        {settings.topics.dedup: [entry(settings, digest_of(n), 12_000) for n in range(8)]},
     )
 
 
@@ -262,6 +274,27 @@ def broken(settings: Settings, folder: Path) -> Load:
     return Load([Written(b"no event" * 50, b"%d" % n) for n in range(10_000)])
 
 
+def watched(settings: Settings, folder: Path) -> Load:
+    """200,000 metric events of the last hours, which the watcher of alerts reads first, and a few events."""
+    now = utc_now()
+    metrics = [
+        TranscriptionMetric(
+            event_id=f"m{n}",
+            tenant="default",
+            outcome=Outcome.TRANSCRIBED,
+            route=Route.LOCAL,
+            engine=EngineRef(name="simulated", model="simulated"),
+            audio_seconds=3.0,
+            latency_seconds=LatencySeconds(total=1.0, fetch=0.1, decode=0.1, queue=0.1, infer=0.5, commit=0.1),
+            attempts=[Attempt(engine="x", model="m", outcome="ok", audio_seconds=3.0, cost_usd=0.001, seconds=0.5)],
+            completed_at=now - timedelta(seconds=n / 20),
+        )
+        for n in range(200_000)
+    ]
+    written = [Written(encode(metric), f"m{n}".encode()) for n, metric in enumerate(metrics)]
+    return Load(broken(settings, folder).events[:1_000], {settings.topics.metrics: written})
+
+
 def moved(settings: Settings, folder: Path) -> Load:
     """Short recordings by keys that say nothing: fetched, hashed, moved, remembered."""
     recordings = make_recordings(folder)
@@ -269,7 +302,8 @@ def moved(settings: Settings, folder: Path) -> Load:
 
 
 SCENARIOS: dict[str, Callable[[Settings, Path], Load]] = {
-    made.__name__: made for made in (cached, duplicates, crowd, restore, transcripts, longest, heard, broken, moved)
+    made.__name__: made
+    for made in (cached, duplicates, crowd, restore, transcripts, longest, heard, broken, watched, moved)
 }
 
 
@@ -294,8 +328,8 @@ async def run(kafka: LocalKafka, folder: Path, name: str, asked: argparse.Namesp
     )
     await create(settings)
     load = SCENARIOS[name](settings, folder)
-    if load.entries:
-        write_records(kafka.bootstrap_servers, settings.topics.dedup, load.entries)
+    for topic, records in load.before.items():
+        write_records(kafka.bootstrap_servers, topic, records)
     write_records(kafka.bootstrap_servers, settings.topics.events, load.events)
     out = folder / "watch.json"
     command = [sys.executable, "-m", "tests.bench.loop_block", "--serve", str(out)]
