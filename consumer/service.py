@@ -81,7 +81,8 @@ async def hearing(
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         spool.open()
         stack.callback(spool.close)
-        fetcher = await stack.enter_async_context(Fetcher(settings, spool))
+        # its client loads certificates: tens of milliseconds
+        fetcher = await stack.enter_async_context(await asyncio.to_thread(Fetcher, settings, spool))
         decoders, engine = DecoderPool(settings, spool), choose_engine(settings, observe)
         stack.push_async_callback(decoders.stop)
         stack.push_async_callback(engine.stop)

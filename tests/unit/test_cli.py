@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import math
 import subprocess
 import sys
 import tomllib
@@ -146,11 +147,12 @@ def test_serving_says_once_what_is_probably_not_meant_so(
     assert "consumer.cli.serve" not in earwitness.err
 
 
-def test_serving_spares_the_garbage_collector_what_was_loaded_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    spared = list[int]()
+def test_serving_has_the_garbage_collector_look_at_little_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    spared, usual = list[int](), gc.get_threshold()
 
     def ran(work: Coroutine[Any, Any, None]) -> None:
         spared.append(gc.get_freeze_count())
+        assert math.prod(gc.get_threshold()) >= 1_000 * math.prod(usual)
         work.close()
 
     async def service() -> None: ...
@@ -159,6 +161,7 @@ def test_serving_spares_the_garbage_collector_what_was_loaded_before(monkeypatch
     run(service())
     assert spared[0] > 10_000
     assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == usual
 
 
 def test_what_cannot_be_published_ends_with_1_and_its_name(earwitness: Earwitness, empty_folder: Path) -> None:
