@@ -1,6 +1,7 @@
 """Outcomes are written out and confirmed in many turns of the event loop, and none of them is forgotten."""
 
 import asyncio
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,7 +34,7 @@ class Stage:
             await asyncio.sleep(0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Outcome:
     """Takes a second to write out, and a second to confirm."""
 
@@ -78,3 +79,15 @@ async def test_what_is_committed_is_confirmed_although_the_lane_is_cancelled_mea
     assert confirming.cancelled()
     assert stage.confirmed.total() == 200
     stage.outbox.drop()
+
+
+async def test_what_is_confirmed_is_let_go_in_its_own_turn() -> None:
+    stage = Stage()
+    await stage.outbox.take()
+    there = [weakref.ref(outcome) for outcome in stage.outbox._committing]
+    confirming = asyncio.create_task(stage.outbox.confirm())
+    await asyncio.sleep(0)
+    confirmed = stage.confirmed.total()
+    assert 0 < confirmed < 200
+    assert sum(outcome() is None for outcome in there) == confirmed
+    await confirming
