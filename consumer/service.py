@@ -39,6 +39,7 @@ from consumer.status.watching import watched
 from consumer.telemetry.export import exporting
 from consumer.telemetry.loop_monitor import monitored_loop
 from consumer.telemetry.spans import Tracing
+from consumer.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,8 @@ async def hearing(
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         spool.open()
         stack.callback(spool.close)
-        fetcher = await stack.enter_async_context(Fetcher(settings, spool))
+        # its client loads certificates: tens of milliseconds
+        fetcher = await stack.enter_async_context(await asyncio.to_thread(Fetcher, settings, spool))
         decoders, engine = DecoderPool(settings, spool), choose_engine(settings, observe)
         stack.push_async_callback(decoders.stop)
         stack.push_async_callback(engine.stop)
@@ -118,9 +120,10 @@ async def _serve(
     spending: Spending | None,
 ) -> None:
     clock = asyncio.get_running_loop().time
-    slices, breakers = DedupSlices(), OpenBreakers({**engine.breakers, **looks.breakers})
+    slices, turns = DedupSlices(), Turns()
+    breakers = OpenBreakers({**engine.breakers, **looks.breakers})
     async with asyncio.TaskGroup() as tasks:
-        flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds)
+        flights = SingleFlight(tasks, clock, settings.recording_failure_ttl_seconds, turns=turns)
         memory = Memory(flights, slices, clock, vitals.settled, breakers.take)
 
         def make_work(intake: Intake) -> Work:
@@ -142,7 +145,7 @@ async def _serve(
         try:
             following = spending.following(connection(settings), tasks) if spending is not None else nullcontext()
             joining = member(
-                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share, spending
+                settings, slices, make_work, engine.set_share, vitals.committing, engine.add_new_share, spending, turns
             )
             async with following, joining as intake:
                 vitals.serves(intake, lag := LagWatch(intake), spending)

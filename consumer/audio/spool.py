@@ -9,9 +9,11 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +22,10 @@ from consumer.errors import MachineError, ServiceError, TransientError
 from schemas.codes import Reason
 
 _SUFFIXES = (".audio", ".pcm", ".part")
+_LARGE_BYTES = 16 * 1024 * 1024
+"""To remove a file takes a millisecond for each of so many bytes that are in the page cache."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Spool:
         self._used_bytes = 0
         self._room = asyncio.Event()
         self._lock: int | None = None
+        self._removing: ThreadPoolExecutor | None = None
+        """While it is open: removes large files."""
 
     @property
     def used_bytes(self) -> int:
@@ -74,12 +82,16 @@ class Spool:
             os.close(lock)
             raise ServiceError(f"{self._folder} belongs to another process; give each its own state_dir") from error
         self._lock = lock
+        self._removing = ThreadPoolExecutor(1, "spool")
         self._wipe()
         self._room.set()
 
     def close(self) -> None:
         """Empty the folder and let it go; idempotent."""
         if self._lock is not None:
+            if self._removing is not None:
+                self._removing.shutdown()
+                self._removing = None
             self._wipe()
             os.close(self._lock)
             self._lock = None
@@ -125,7 +137,7 @@ class Spool:
         try:
             yield path
         finally:
-            path.unlink(missing_ok=True)
+            self._remove(path)
             self._make_room()
 
     def keep(self, part: "Part") -> str:
@@ -134,7 +146,7 @@ class Spool:
         digest = part.digest
         self._open_parts.discard(part)
         if digest in self._entries:
-            part.path.unlink()
+            self._remove(part.path)
         else:
             path = self._folder / f"{digest}.audio"
             part.path.rename(path)
@@ -159,21 +171,31 @@ class Spool:
 
     def _make_room(self) -> bool:
         """Drop what nobody leases, oldest first, until the limit holds; whether it does."""
-        if self.used_bytes >= self._limit_bytes:
-            for digest in [digest for digest, entry in self._entries.items() if not entry.leases]:
-                self._drop(digest)
-                if self.used_bytes < self._limit_bytes:
-                    break
-        room = self.used_bytes < self._limit_bytes
-        if room:
-            self._room.set()
-        return room
+        while self.used_bytes >= self._limit_bytes:
+            unused = next((digest for digest, entry in self._entries.items() if not entry.leases), None)
+            if unused is None:
+                return False
+            self._drop(unused)
+        self._room.set()
+        return True
 
     def _drop(self, digest: str) -> None:
         entry = self._entries.pop(digest)
         self._used_bytes -= entry.fetched.size_bytes + entry.pcm_bytes
-        entry.fetched.path.unlink(missing_ok=True)
-        (self._folder / f"{digest}.pcm").unlink(missing_ok=True)
+        self._remove(entry.fetched.path)
+        self._remove(self._folder / f"{digest}.pcm")
+
+    def _remove(self, path: Path) -> None:
+        """Let a file go if it is there; a large one in a thread, since the event loop would stand still for it."""
+        try:
+            if self._removing is None or path.stat().st_size < _LARGE_BYTES:
+                path.unlink()
+                return
+            self._scratches += 1
+            doomed = path.rename(self._folder / f"{self._scratches}.part")  # it may come again under its own name
+        except FileNotFoundError:
+            return
+        self._removing.submit(_unlink, doomed)
 
     def _wipe(self) -> None:
         for path in self._folder.iterdir():
@@ -218,6 +240,13 @@ class Part:
                 file.close()
             except OSError as error:
                 raise _disk_error(error, self.path.parent) from error
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        log.warning("cannot_remove %s: %s", path, error.strerror)
 
 
 def _disk_error(error: OSError, folder: Path) -> MachineError:

@@ -5,6 +5,7 @@ after a crash exactly those are skipped. Only offsets that were given are tracke
 leave gaps, and since records are given in order, a gap once passed is never filled. So a gap counts as settled.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -30,7 +31,7 @@ class OffsetMap:
     def __init__(self, start: CommitPoint) -> None:
         self._open: dict[int, None] = {}  # insertion order is offset order, since records are given in order
         self._next = start.offset
-        self._restored = list(start.settled)
+        self._restored = deque(start.settled)
         self._settled_end = max((stop for _, stop in self._restored), default=start.offset)
         edges = chain((start.offset,), chain.from_iterable(self._restored))
         self._restored_bytes = sum(max(1, -(-(b - a).bit_length() // 7)) for a, b in pairwise(edges))
@@ -50,7 +51,9 @@ class OffsetMap:
         if offset < self._next:
             return False
         self.advance(offset + 1)
-        if any(start <= offset < stop for start, stop in self._restored):
+        while self._restored and self._restored[0][1] <= offset:
+            self._restored.popleft()  # behind what is given now: a gap like any other
+        if self._restored and self._restored[0][0] <= offset:
             return False
         self._open[offset] = None
         return True
@@ -76,15 +79,16 @@ class OffsetMap:
 
     def commit_point(self) -> CommitPoint:
         """The present truth as a commit says it."""
-        self._restored = [(start, stop) for start, stop in self._restored if stop > self._next]
+        while self._restored and self._restored[0][1] <= self._next:
+            self._restored.popleft()
         if not self._open:
             return CommitPoint(*self._past_settled(self._next))
         return CommitPoint(next(iter(self._open)), tuple(self._settled_ranges()))
 
     def _past_settled(self, offset: int) -> tuple[int, tuple[tuple[int, int], ...]]:
-        ahead = [(max(start, offset), stop) for start, stop in self._restored]
+        ahead = deque((max(start, offset), stop) for start, stop in self._restored)
         while ahead and ahead[0][0] == offset:
-            offset = ahead.pop(0)[1]
+            offset = ahead.popleft()[1]
         return offset, tuple(ahead)
 
     def _settled_ranges(self) -> Iterator[tuple[int, int]]:

@@ -40,6 +40,8 @@ _DISPENSABLE: tuple[tuple[str, Any, WarningCode], ...] = (
     ("metadata", {}, WarningCode.METADATA_DROPPED),
 )
 """What a transcript that is too large goes without, in this order: words are many times the text."""
+_WORD_BYTES = 66
+"""A word takes no less in JSON, with its times and its confidence."""
 _ATTEMPTS_AT_MOST = 500
 """Ledger lines in one metric: an event that waits out a dead engine for days must not outgrow its topic."""
 
@@ -266,13 +268,16 @@ def _common(recognised: Recognised, warnings: list[str]) -> dict[str, Any]:
 
 def _within(model: Transcript | DedupEntry, limit_bytes: int) -> bytes:
     """What can be said within the limit; a record over it would stop the lane for good."""
-    value = encode(model)
+    value: bytes | None = None
+    if len(model.words or ()) * _WORD_BYTES <= limit_bytes:  # else it need not be tried: hours of words take long
+        value = encode(model)
     for field, empty, warning in _DISPENSABLE:
-        if len(value) <= limit_bytes:
+        if value is not None and len(value) <= limit_bytes:
             break
         if getattr(model, field, empty) != empty:
             model = model.model_copy(update={field: empty, "warnings": [*model.warnings, warning]})
             value = encode(model)
+    assert value is not None
     return value
 
 

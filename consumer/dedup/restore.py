@@ -10,6 +10,9 @@ from aiokafka.structs import TopicPartition
 
 from consumer.to_the_end import to_the_end
 
+_POLL_RECORDS = 500
+"""As many at once as leave the event loop responsive; a fetch holds tens of thousands of small ones."""
+
 
 class Restored(Protocol):
     """Takes entries over, in the topic's order."""
@@ -50,7 +53,7 @@ async def restore(
         async for records in found:
             entries = [(record.key, record.value) for record in records if record.key is not None]
             started = started or any(key == started_key(group_id) for key, _ in entries)
-            # thousands at a time: not on the event loop; and whoever is cancelled here closes the slice next
+            # hundreds at a time: not on the event loop; and whoever is cancelled here closes the slice next
             applying = asyncio.to_thread(into.apply, [entry for entry in entries if not entry[0].startswith(b"!")])
             await to_the_end(applying)
             progress()
@@ -75,7 +78,8 @@ async def records_until(
         await consumer.seek_to_beginning(partition)
         reached = -1
         while reached < until:
-            records = (await consumer.getmany(partition, timeout_ms=1000)).get(partition, [])
+            found = await consumer.getmany(partition, timeout_ms=1000, max_records=_POLL_RECORDS)
+            records = found.get(partition, [])
             if records:
                 reached = records[-1].offset
                 yield records

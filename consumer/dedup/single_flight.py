@@ -7,11 +7,14 @@ go, since the dedup slice knows it then.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from consumer.core.model import Heard, Urgency
 from consumer.errors import RecordingError, TransientError
+from consumer.turns import Turns
 from schemas.codes import Reason, Route
 
 Result = tuple[Heard, Route]
@@ -68,8 +71,9 @@ class SingleFlight:
     clock: Callable[[], float]
     failure_ttl_seconds: float
     adoption_ttl_seconds: float = 600.0
+    turns: Turns = field(default_factory=Turns)
     _flights: dict[str, Flight] = field(default_factory=dict)
-    _condemned: dict[str, _Condemned] = field(default_factory=dict)
+    _condemned: OrderedDict[str, _Condemned] = field(default_factory=OrderedDict)
 
     async def join(self, key: str, lead: Lead, *, critical: bool = False) -> Landing:
         """Wait for the recognition of ``key``, leading it if nobody does; one that is ``critical`` hurries it.
@@ -89,7 +93,9 @@ class SingleFlight:
                 flight.urgency.raise_to_critical()
             flight.waiting += 1
             try:
-                heard, route = await asyncio.shield(flight.result)
+                await asyncio.wait([flight.result])
+                await self.turns.time_left()  # all who waited wake in one turn
+                heard, route = flight.result.result()
             except RecordingError as error:
                 self._land_badly(key, flight)
                 self._condemned.pop(key, None)  # so that they stay in order of time
@@ -170,12 +176,10 @@ class SingleFlight:
 
     def _forget_the_old(self) -> None:
         now = self.clock()
-        for key, condemned in list(self._condemned.items()):
-            if now - condemned.since < self.failure_ttl_seconds:
-                break  # in order of time
+        # both are in order of time; and a look costs the same however many there are
+        old = takewhile(lambda one: now - one[1].since >= self.failure_ttl_seconds, self._condemned.items())
+        for key in [key for key, _ in old]:
             del self._condemned[key]
-        for key, flight in list(self._flights.items()):
-            if now - flight.started_at < self.adoption_ttl_seconds:
-                break
-            if flight.result.done() and not flight.waiting and not flight.taken:
-                del self._flights[key]
+        aged = takewhile(lambda one: now - one[1].started_at >= self.adoption_ttl_seconds, self._flights.items())
+        for key in [key for key, flight in aged if flight.result.done() and not flight.waiting and not flight.taken]:
+            del self._flights[key]

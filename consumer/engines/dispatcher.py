@@ -333,9 +333,9 @@ class Dispatcher(Generic[T, R]):
 
     def _feeding_ended(self, task: asyncio.Task[None]) -> None:
         """Feeding ends by ``stop`` alone; should it ever fail, nobody may wait for it in vain."""
-        error = None if task.cancelled() else task.exception()
-        if error is None:
+        if self._stopped:
             return
+        error = asyncio.CancelledError("nobody asked for it") if task.cancelled() else task.exception()
         self._stopped = True
         log.error("dispatcher failed", exc_info=error)
         for ticket in list(self._open):

@@ -19,6 +19,7 @@ from consumer.engines.openai_api import OpenAIEngine
 from consumer.engines.tries import Tries, refused, with_history
 from consumer.errors import EventError, HoldError, ReasonedError, SlowDownError, TransientError
 from consumer.settings import Settings
+from consumer.turns import Turns
 from schemas.codes import Hold, Reason, Route
 from schemas.models import Attempt
 
@@ -64,6 +65,7 @@ class HybridEngine:
         self._backoff = RetryPolicy(first_seconds=0.2, max_seconds=10.0)
         self._clock = clock
         self._changed = asyncio.Event()
+        self._turns = Turns()
         for side, guarded in self._sides.items():
             guarded.breaker.listen(self._listener(side))
 
@@ -209,6 +211,9 @@ class HybridEngine:
         self._in_hand.took(seconds, self._clock(), critical=critical)
         try:
             heard = await engine.transcribe(tries.recording, wish)
+        except TransientError:
+            await self._turns.time_left()  # an engine that is sick tells all who wait for it in one turn
+            raise
         finally:
             self._in_hand.done(seconds, self._clock(), critical=critical, heard=heard is not None)
         return heard
@@ -304,6 +309,7 @@ class HybridEngine:
                 await changed.wait()
         except TimeoutError:
             return
+        await self._turns.time_left()  # all who waited wake in one turn
 
     def _check_deadline(self, tries: Tries) -> None:
         deadline = tries.wish.deadline

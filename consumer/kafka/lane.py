@@ -30,8 +30,7 @@ from consumer.to_the_end import heed_cancellation
 log = logging.getLogger(__name__)
 
 _BEGUN_AT_ONCE = 8
-"""Events that a lane begins before the event loop gets a turn: each may be answered from memory there and then."""
-
+"""Events that a lane begins before the event loop gets a turn."""
 TRIAL_SECONDS = 60.0
 """Suspects that have lived for so long are no killers of the quick kind: the other lanes need not wait for them."""
 
@@ -231,7 +230,7 @@ class Lane:
             self._pumping.cancel()  # one at a time: this is it
         begun = 0
         while self._backlog and self._has_room() and self._caution.allows(self._offsets.unsettled):
-            if begun == _BEGUN_AT_ONCE:
+            if begun == _BEGUN_AT_ONCE or self._parts.turns.crowded:
                 self._pumping = asyncio.get_running_loop().call_soon(self._pump)
                 return
             begun += 1
@@ -239,12 +238,12 @@ class Lane:
             if not self._offsets.give(record.offset):
                 continue
             if self._caution.suspicion.is_condemned(record.offset):
-                self._events.create_task(self._settle(self._parts.work.condemn(record)))
+                self._events.create_task(self._settle(self._parts.work.condemn, record))
             elif self._caution.suspicion.is_careful:
                 self._caution.is_trying = True
                 self._events.create_task(self._try(self._events, self._company_of(record)))
             else:
-                self._events.create_task(self._settle(self._parts.work.settle(record)))
+                self._events.create_task(self._settle(self._parts.work.settle, record))
         if not self._backlog:
             self._parts.host.changed()
 
@@ -266,7 +265,7 @@ class Lane:
             caution.suspicion = caution.suspicion.trying(first, last)
             await self._until(lambda: self._said is caution.suspicion and not self._is_clean)
             for suspect in suspects:
-                events.create_task(self._settle(self._parts.work.settle(suspect)))
+                events.create_task(self._settle(self._parts.work.settle, suspect))
             try:
                 async with asyncio.timeout(TRIAL_SECONDS):
                     await self._until(lambda: self.committed.offset > last)
@@ -283,8 +282,9 @@ class Lane:
             self._has_committed.clear()
             await self._has_committed.wait()
 
-    async def _settle(self, work: Awaitable[Decided]) -> None:
-        self._outbox.add(await work)
+    async def _settle(self, decide: Callable[[Record], Awaitable[Decided]], record: Record) -> None:
+        await self._parts.turns.time_left()  # it may be answered from memory there and then
+        self._outbox.add(await decide(record))
         self._wake.set()
 
     # outcomes out
@@ -326,7 +326,7 @@ class Lane:
             self._parked.committed(writes)
         self.committed, self._said, self._stalls, self._is_clean = point, suspicion, 0, clean
         self._has_committed.set()
-        self._outbox.confirm()
+        await self._outbox.confirm()
         if clean and handover is not None:
             self._handover = None
             if not handover.done():

@@ -14,6 +14,7 @@ from consumer.core.outcomes import Moment, Write
 from consumer.dedup.store import DedupSlices
 from consumer.kafka.opening import Opens
 from consumer.settings import Settings
+from consumer.turns import Turns
 from schemas.topics import Topics
 
 
@@ -105,3 +106,4 @@ class LaneParts:
     """Largest record that a producer may send."""
     trials: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while one lane of the process tries an event that may be a killer."""
+    turns: Turns = field(default_factory=Turns)

@@ -22,6 +22,7 @@ from consumer.kafka.opening import Opening
 from consumer.kafka.spending import Spending
 from consumer.kafka.transaction import LaneProducer
 from consumer.settings import Settings
+from consumer.turns import Turns
 from schemas.topics import outcome_bytes
 
 _LOOK_AT_BROKERS_MS = 5000
@@ -36,15 +37,16 @@ async def member(
     committing: Callable[[], AbstractContextManager[None]] = nullcontext,
     on_new_share: Callable[[float], None] = lambda _: None,
     spending: Spending | None = None,
+    turns: Turns | None = None,
 ) -> AsyncIterator[Intake]:
     """A connected member, ready to ``run``; it leaves the group at the end. Raises ServiceError without a broker.
 
     ``on_share`` is told this process's share of the partitions, 0 to 1, after each rebalance; ``on_new_share`` of each
     part of it that no process of the group has ever owned; ``committing`` is entered around each transaction, to
-    measure it. ``spending``: the budgets, where there are any.
+    measure it. ``spending``: the budgets, where there are any. ``turns``: the event loop's, if others have them too.
     """
     kafka, limit_bytes = connection(settings), outcome_bytes(settings.max_event_bytes)
-    process = secrets.token_hex(3)
+    process, turns = secrets.token_hex(3), turns or Turns()
 
     def make_lane(partition: TopicPartition) -> Lane:
         producer = LaneProducer(
@@ -54,6 +56,7 @@ async def member(
             timeout_seconds=settings.transaction_timeout_ms / 1000,
             max_request_bytes=limit_bytes,
             committing=committing,
+            turns=turns,
         )
         commits = LaneCommits(
             partition,
@@ -80,7 +83,7 @@ async def member(
             intake.is_assigned,
             lambda: on_new_share(1 / intake.partitions()),
         )
-        parts = LaneParts(settings, intake, make_work(intake), slices, opening.open, limit_bytes)
+        parts = LaneParts(settings, intake, make_work(intake), slices, opening.open, limit_bytes, turns=turns)
         try:
             await intake.start()
             yield intake

@@ -124,6 +124,7 @@ class Reader:
 
     async def _poll(self, behind: set[TopicPartition]) -> list[ConsumerRecord]:
         """Of those partitions, or of all where none is behind."""
+        await asyncio.sleep(0)  # what a fetch has brought already is given without a wait, poll after poll
         given = await self._consumer.getmany(*behind, timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
         return [record for records in given.values() for record in records]
 

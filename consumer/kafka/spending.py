@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 3.0
 """How long a payment waits for its lane's transaction, and for other lanes' money; it holds a place at the API."""
 _POLL_MS = 1000
+_POLL_RECORDS = 500
+"""As many at once as leave the event loop responsive."""
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -139,7 +141,8 @@ class Spending:
         try:
             if self._unread is None:
                 self._unread = await consumer.end_offsets(consumer.assignment())
-            batches = await consumer.getmany(timeout_ms=_POLL_MS)
+            await asyncio.sleep(0)  # what a fetch has brought already is given without a wait, poll after poll
+            batches = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
             # transaction markers move the position too, and give no record
             unread = {at: end for at, end in self._unread.items() if await consumer.position(at) < end}
         except KafkaError as error:

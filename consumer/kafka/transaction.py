@@ -22,9 +22,7 @@ from consumer.core.outcomes import Write
 from consumer.errors import FencedError
 from consumer.kafka.client import may_pass
 from consumer.to_the_end import to_the_end
-
-_BREATHER = 50
-"""Records that are sent before the event loop gets a turn."""
+from consumer.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +61,10 @@ class LaneProducer:
         timeout_seconds: float,
         max_request_bytes: int,
         committing: Callable[[], AbstractContextManager[None]] = nullcontext,
+        turns: Turns | None = None,
     ) -> None:
         """``committing`` is entered around each transaction, to measure it."""
+        self._turns = turns or Turns()
         self._committing = committing
         self._connection = dict(connection)
         self._transactional_id = transactional_id
@@ -117,8 +117,7 @@ class LaneProducer:
                     await producer.begin_transaction()
                     for write in writes:
                         pending.append(await _send(producer, write))
-                        if len(pending) % _BREATHER == 0:
-                            await asyncio.sleep(0)  # a send that need not wait gives nobody else a turn
+                        await self._turns.time_left()  # a send that need not wait gives nobody else a turn
                     landed = await asyncio.gather(*pending)
                     if commit is not None:
                         position = OffsetAndMetadata(commit.offset, commit.metadata)

@@ -1,11 +1,15 @@
 import asyncio
 import errno
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from consumer.audio import spool as spool_module
 from consumer.audio.spool import Spool
 from consumer.errors import ServiceError, TransientError
 from schemas.codes import Reason
@@ -65,6 +69,48 @@ def test_what_nobody_leases_goes_least_recently_used_first_when_room_is_needed(s
     put(spool, b"c" * 400)
     assert held(spool, old)
     assert not held(spool, young)
+
+
+def test_a_large_file_is_removed_in_a_thread_and_may_come_again_meanwhile(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "_LARGE_BYTES", 500)
+    may_remove, removed_in, unlink = threading.Event(), set[threading.Thread](), Path.unlink
+
+    def slow(path: Path, missing_ok: bool = False) -> None:
+        may_remove.wait()
+        removed_in.add(threading.current_thread())
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", slow)
+    first = put(spool, b"a" * 800)
+    put(spool, b"b" * 800)  # there is no room for both
+    assert not held(spool, first)
+    assert spool.used_bytes == 800
+    assert put(spool, b"a" * 800) == first
+    may_remove.set()
+    assert spool._removing is not None
+    spool._removing.shutdown()
+    assert len(removed_in) == 1
+    assert threading.main_thread() not in removed_in
+    assert files(tmp_path) == {f"{first}.audio"}
+
+
+def test_a_full_spool_looks_at_no_more_of_it_than_must_go(spool: Spool) -> None:
+    looked_at = 0
+
+    class Counting(OrderedDict[str, Any]):
+        def items(self) -> Any:
+            nonlocal looked_at
+            for item in super().items():
+                looked_at += 1
+                yield item
+
+    spool._entries = Counting()
+    for number in range(300):
+        put(spool, b"%010d" % number)
+    assert len(spool._entries) < 100
+    assert looked_at <= 300
 
 
 def test_a_leased_recording_stays_with_its_samples(spool: Spool) -> None:

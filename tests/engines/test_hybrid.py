@@ -11,9 +11,11 @@ import pytest
 
 from consumer.core.breaker import BreakerState
 from consumer.core.model import Heard, Recording, Urgency, Wish
+from consumer.core.router import Side
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.openai_api import OpenAIEngine
 from consumer.errors import EventError, HoldError, RecordingError, SlowDownError, TransientError
+from consumer.turns import Turns
 from schemas.codes import Hold, Reason, Route
 from schemas.models import EngineRef, Recognised
 from tests.engines.api_bench import KEY, no_sleep, noise, settings, spooled
@@ -305,6 +307,45 @@ async def test_an_api_as_the_configured_engine_is_called_by_policy_and_waits_out
         await engine.stop()
     assert route is Route.POLICY
     assert [attempt.outcome for attempt in heard.attempts] == [Reason.ENGINE_FAILED] * 6 + ["ok"]
+
+
+async def test_neither_a_sick_engine_nor_its_return_moves_a_crowd_in_one_turn_of_the_loop() -> None:
+    looks = 0
+
+    def clock() -> float:  # to look at it takes a millisecond
+        nonlocal looks
+        looks += 1
+        return looks / 1000
+
+    async def most_looks_in_a_turn() -> int:
+        most = 0
+        for _ in range(500):
+            before = looks
+            await asyncio.sleep(0)
+            most = max(most, looks - before)
+        return most
+
+    local = Local()
+    engine = HybridEngine(local, None, settings(max_hold_seconds=1e6, breaker_reset_seconds=3600.0), clock=clock)
+    engine._turns = Turns(0.01, lambda: looks / 1000)
+    local.hung = asyncio.Event()
+    local.break_with(DEAD)
+    recordings = [Recording(f"{number}", Path("unread.pcm"), 16_000) for number in range(200)]
+    waiting = [asyncio.create_task(engine.transcribe(recording, Wish())) for recording in recordings]
+    await most_looks_in_a_turn()
+    assert local.calls == len(waiting)
+
+    local.hung.set()
+    assert await most_looks_in_a_turn() < 100
+    assert engine.breaker_states()["primary"] is BreakerState.OPEN
+
+    local.break_with(None)
+    breaker = engine._sides[Side.PRIMARY].breaker
+    assert breaker.allow(clock() + 7200.0)
+    assert await most_looks_in_a_turn() < 100
+    breaker.record_success(clock())
+    assert await most_looks_in_a_turn() < 100
+    assert {task.result()[1] for task in waiting} == {Route.LOCAL}
 
 
 async def test_a_rule_sends_a_tenants_events_to_the_api(bench: Bench) -> None:

@@ -297,3 +297,15 @@ async def test_a_broken_dispatcher_tells_those_who_wait() -> None:
         outcomes = await submit_all(dispatcher, "ab")
     assert outcomes["a"] == "A"
     assert isinstance(outcomes["b"], TransientError)
+
+
+async def test_a_cancellation_that_nobody_asked_for_leaves_no_caller_waiting() -> None:
+    async def cut_off(slot: int, items: list[str]) -> Answers:
+        raise asyncio.CancelledError  # as the request of a child that is being stopped ends
+
+    dispatcher: Dispatcher[str, str] = Dispatcher(LIMITS, cut_off)
+    dispatcher.start()
+    async with asyncio.timeout(30):
+        outcomes = await submit_all(dispatcher, "ab")
+    await dispatcher.stop()
+    assert all(isinstance(outcome, TransientError) for outcome in outcomes.values())

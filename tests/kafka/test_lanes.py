@@ -13,9 +13,11 @@ from consumer.core.outcomes import Write
 from consumer.core.suspicion import NO_SUSPICION
 from consumer.dedup.restore import restore
 from consumer.errors import LaneError, ServiceError
+from consumer.kafka import member as member_module
 from consumer.kafka.lane_parts import LaneState
 from consumer.kafka.transaction import LaneProducer, OffsetCommit
 from consumer.settings import Settings
+from consumer.turns import Turns
 from schemas.topics import Topics
 from tests.support.kafka import Written, read_topic, write_records
 from tests.support.lanes import Outcome, ScriptedWork, committed, joined, thief, until
@@ -50,6 +52,42 @@ def transcripts(settings: Settings) -> list[bytes]:
     return sorted(
         read.value or b"" for read in read_topic(settings.kafka_bootstrap_servers, settings.topics.transcripts)
     )
+
+
+class _LongWork(ScriptedWork):
+    """Each event takes a second of computing, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.most_in_a_turn = 0
+        self._in_this_turn = 0
+
+    async def settle(self, record: Record) -> Outcome:
+        if not self._in_this_turn:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._in_this_turn += 1
+        self.most_in_a_turn = max(self.most_in_a_turn, self._in_this_turn)
+        self.now += 1.0
+        return await super().settle(record)
+
+    def _next_turn(self) -> None:
+        self._in_this_turn = 0
+
+
+async def test_all_lanes_together_begin_no_more_in_a_turn_of_the_loop_than_there_is_time_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for partition in range(4):
+        publish(settings, *(b"%d" % number for number in range(50)), partition=partition)
+    work = _LongWork()
+    monkeypatch.setattr(member_module, "Turns", lambda: Turns(2.0, lambda: work.now))
+
+    async with joined(settings, work) as member:
+        await member.until(lambda: len(member.work.confirmed) == 200)
+
+    # as many as there is time for, and the one that has waited longest
+    assert work.most_in_a_turn <= 3
 
 
 async def test_every_event_has_one_outcome_and_a_drained_partition_has_no_lag(settings: Settings) -> None:

@@ -140,6 +140,7 @@ def write_records(bootstrap_servers: str, topic: str, records: Iterable[Written]
             "enable.idempotence": True,
             "partitioner": "murmur2_random",
             "message.max.bytes": 100_000_000,
+            "queue.buffering.max.messages": 1_000_000,
             **_QUIET,
         }
     )

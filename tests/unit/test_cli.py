@@ -1,14 +1,20 @@
 """The command line: what it prints, and how it ends."""
 
+import gc
 import json
 import logging
+import math
 import subprocess
 import sys
 import tomllib
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
+from consumer.cli.serve import run
 from consumer.settings import PREFIX, Settings
 from tests.support.cli import Earwitness
 
@@ -139,6 +145,23 @@ def test_serving_says_once_what_is_probably_not_meant_so(
     monkeypatch.delenv(f"{PREFIX}FETCH_ALOW")
     earwitness("--set", "kafka_bootstrap_servers=127.0.0.1:9", "--set", "fetch_allow=file:///data/", "serve")
     assert "consumer.cli.serve" not in earwitness.err
+
+
+def test_serving_has_the_garbage_collector_look_at_little_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    spared, usual = list[int](), gc.get_threshold()
+
+    def ran(work: Coroutine[Any, Any, None]) -> None:
+        spared.append(gc.get_freeze_count())
+        assert math.prod(gc.get_threshold()) >= 1_000 * math.prod(usual)
+        work.close()
+
+    async def service() -> None: ...
+
+    monkeypatch.setattr(uvloop, "run", ran)
+    run(service())
+    assert spared[0] > 10_000
+    assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == usual
 
 
 def test_what_cannot_be_published_ends_with_1_and_its_name(earwitness: Earwitness, empty_folder: Path) -> None:

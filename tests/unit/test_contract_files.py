@@ -1,5 +1,6 @@
 """The published contract: schemas that match the models, and bytes of every version that must still decode."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from schemas import generate
 from schemas.codec import decode_event, encode
-from schemas.models import CONTRACT, json_schema
+from schemas.models import CONTRACT, EngineRef, Recognised, Word, json_schema
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 
@@ -32,6 +33,23 @@ def test_the_committed_schemas_are_those_of_the_models() -> None:
 
 def test_there_is_a_golden_value_of_everything_on_a_topic() -> None:
     assert {path.stem for path in GOLDEN.iterdir()} == set(CONTRACT)
+
+
+def test_writing_a_long_transcript_out_makes_no_work_for_the_garbage_collector() -> None:
+    word = Word(start_seconds=0.0, end_seconds=1.0, text="a", confidence=1.0)
+    engine = EngineRef(name="x", model="m")
+    long = Recognised(text="", engine=engine, audio_seconds=1.0, words=[word] * 20_000)
+    collections = list[str]()
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        collections.append(phase)
+
+    gc.callbacks.append(collecting)
+    try:
+        assert len(encode(long)) > 1_000_000
+    finally:
+        gc.callbacks.remove(collecting)
+    assert len(collections) <= 2  # one that was about to begin anyhow
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -68,6 +68,25 @@ def test_a_lane_that_was_far_ahead_of_one_slow_event_takes_records_again_after_a
     assert offsets.give(200_101)
 
 
+class _Counted(int):
+    """An offset that counts how often it is compared."""
+
+    compared = 0
+
+    def __le__(self, other: int) -> bool:
+        _Counted.compared += 1
+        return int(self) <= other
+
+
+def test_taking_records_again_looks_once_at_what_was_settled_ahead_however_much_that_is() -> None:
+    offsets = OffsetMap(CommitPoint(0, tuple((_Counted(n), _Counted(n + 1)) for n in range(1, 8_000, 2))))
+
+    for offset in range(8_000):
+        assert offsets.give(offset) is not bool(offset % 2)
+
+    assert 8_000 < _Counted.compared < 4 * 8_000
+
+
 def test_an_offset_that_is_tracked_is_not_given_twice() -> None:
     offsets = OffsetMap(CommitPoint(10))
 

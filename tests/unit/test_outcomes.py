@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from consumer.core import outcomes
 from consumer.core.event import Notes
 from consumer.core.model import Record
 from consumer.core.outcomes import DeadLettered, DedupWrite, Moment, Moved, Transcribed, Write
+from schemas.codec import encode
 from schemas.codes import Header, Reason, Route, WarningCode
-from schemas.models import Attempt, AudioEvent, EngineRef, Recognised, Segment, Word
+from schemas.models import Attempt, AudioEvent, EngineRef, Model, Recognised, Segment, Transcript, Word
 from schemas.topics import Topics
 
 TOPICS = Topics("audio")
@@ -41,7 +43,7 @@ def _recognised(words: int = 0) -> Recognised:
 
 def _transcribed(**changes: Any) -> Transcribed:
     fields = {"route": Route.LOCAL, "cached": False, "cost_usd": 0.5, "attempts": (_attempt(0.5),)}
-    return Transcribed(_notes(), _recognised(), **{**fields, **changes})
+    return Transcribed(_notes(), **{"recognised": _recognised(), **fields, **changes})
 
 
 def _json(write: Write) -> Any:
@@ -94,6 +96,18 @@ def test_a_transcript_that_is_too_large_goes_without_words_and_says_so() -> None
     for value in (transcript, entry):
         assert (value["words"], value["text"]) == (None, "hello")
         assert value["warnings"] == ["w", WarningCode.WORDS_DROPPED]
+
+
+def test_words_that_cannot_fit_are_not_written_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[Model]()
+
+    def encoding(model: Model) -> bytes:
+        tried.append(model)
+        return encode(model)
+
+    monkeypatch.setattr(outcomes, "encode", encoding)
+    _transcribed(recognised=_recognised(words=500)).writes(TOPICS, MOMENT, 500 * 66 - 1)
+    assert [model.words for model in tried if isinstance(model, Transcript)] == [None]
 
 
 def test_a_transcript_that_is_still_too_large_goes_without_segments_and_then_without_metadata() -> None:

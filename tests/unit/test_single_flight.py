@@ -1,13 +1,16 @@
 """One recognition at a time for a key: who leads, who waits, who pays, who fails."""
 
 import asyncio
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from consumer.core.model import Heard, Urgency
 from consumer.dedup.single_flight import Flight, Landing, Result, SingleFlight
 from consumer.errors import EventError, RecordingError
+from consumer.turns import Turns
 from schemas.codes import Reason, Route
 from schemas.models import EngineRef, Recognised
 
@@ -26,13 +29,13 @@ class Stage:
         self.leads: list[asyncio.Future[Result]] = []
         self.landings: list[asyncio.Task[Landing]] = []
 
-    async def join(self, *, critical: bool = False) -> asyncio.Task[Landing]:
+    async def join(self, key: str = "key", *, critical: bool = False) -> asyncio.Task[Landing]:
         """Another event with the same key, as far as it gets by itself."""
-        task = asyncio.create_task(self.flights.join("key", self._lead, critical=critical))
+        task = asyncio.create_task(self.flights.join(key, self.lead, critical=critical))
         await self.settle()
         return task
 
-    async def _lead(self, flight: Flight) -> Result:
+    async def lead(self, flight: Flight) -> Result:
         self.leads.append(asyncio.get_running_loop().create_future())
         self.urgency = flight.urgency
         if self.has_turn:
@@ -200,3 +203,43 @@ async def test_stopping_ends_what_runs(stage: Stage) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert stage.flights.running() == 0
+
+
+async def test_all_who_waited_do_not_go_on_in_one_turn_of_the_loop(stage: Stage) -> None:
+    stage.flights.turns = Turns(5.0, lambda: stage.now)
+    turns, turn = Counter[int](), 0
+
+    async def follow() -> None:
+        await stage.flights.join("key", stage.lead)
+        stage.now += 1.0  # what is done for it then
+        turns[turn] += 1
+
+    followers = [asyncio.create_task(follow()) for _ in range(200)]
+    await stage.settle()
+    stage.hear()
+    while not all(task.done() for task in followers):
+        turn += 1
+        await asyncio.sleep(0)
+    assert sum(turns.values()) == 200
+    assert max(turns.values()) <= 6
+
+
+async def test_joining_looks_at_what_has_run_out_and_not_at_all_that_is_remembered(stage: Stage) -> None:
+    looked_at = 0
+
+    class Counting(OrderedDict[str, Any]):
+        def items(self) -> Any:
+            nonlocal looked_at
+            for item in super().items():
+                looked_at += 1
+                yield item
+
+    stage.flights._condemned = Counting()
+    for number in range(1_000):
+        stage.now += 0.001
+        task = await stage.join(str(number))
+        stage.fail(RecordingError(Reason.CORRUPT_AUDIO, "noise"))
+        await asyncio.wait([task])
+        assert task.exception() is not None
+    assert len(stage.flights._condemned) == 1_000
+    assert looked_at <= 1_000

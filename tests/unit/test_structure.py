@@ -22,7 +22,7 @@ LAYERS = (
     {"consumer.quality_settings"},
     {"consumer.errors", "consumer.settings"},
     {"consumer.core"},
-    {"consumer.retrying", "consumer.telemetry", "consumer.to_the_end"},
+    {"consumer.retrying", "consumer.telemetry", "consumer.to_the_end", "consumer.turns"},
     # a lane fills its dedup slice from Kafka and owns it: the slice knows nothing of lanes
     {"consumer.workers", "consumer.dedup"},
     {"consumer.audio", "consumer.engines", "consumer.kafka", "consumer.settled"},
