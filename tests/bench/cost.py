@@ -14,6 +14,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from decimal import Decimal
@@ -158,6 +159,9 @@ async def run(asked: argparse.Namespace, folder: Path, servers: str) -> dict[str
 def figures(costs: Costs, sellers: Sellers, machine_usd: float | None) -> dict[str, Any]:
     """US dollars for a million minutes of such traffic, and the books side by side."""
     to_million = MINUTES * 60 / costs.transcribed_seconds
+    tries: Counter[str] = Counter()
+    for (engine, _), line in costs.by_engine.items():
+        tries[engine] += line.count
     ledger = {name: _of(costs, name) for name in sorted(API_ENGINES)}
     what_if = costs.what_if(api_model(API_MODEL))
     assert what_if.this_policy_usd is not None
@@ -166,7 +170,7 @@ def figures(costs: Costs, sellers: Sellers, machine_usd: float | None) -> dict[s
         "events": costs.total.count,
         "audio_minutes": float(costs.transcribed_seconds / 60),
         "repeated_share": float(costs.cache_share or 0),
-        "tries": {" ".join(names): line.count for names, line in sorted(costs.by_engine.items())},
+        "tries": dict(tries),
         "failed_tries": costs.failed.count,
         "per_million_minutes": {
             "local": float(costs.local.usd * to_million),
@@ -204,7 +208,7 @@ def table(found: dict[str, Any]) -> str:
     }
     width = max(map(len, rows))
     repeated, minutes = found["repeated_share"], found["audio_minutes"]
-    tries = ", ".join(f"{name} {count}" for name, count in found["tries"].items())
+    tries = ", ".join(f"{name} {count}" for name, count in sorted(found["tries"].items()))
     verdict = "they agree to the micro-dollar" if found["books_agree"] else "THEY DIFFER"
     return "\n".join(
         [
