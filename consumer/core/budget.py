@@ -20,15 +20,10 @@ class Key(NamedTuple):
     """``2026-11-25`` or ``2026-11``."""
 
 
-def period_begin(period: str) -> datetime:
-    """When a day or a month begins, in UTC."""
-    year, month, day = (int(part) for part in f"{period}-01".split("-")[:3])
-    return datetime(year, month, day, tzinfo=UTC)
-
-
 def period_end(period: str) -> datetime:
-    """When it is over."""
-    begin = period_begin(period)
+    """When a day or a month is over, in UTC."""
+    year, month, day = (int(part) for part in f"{period}-01".split("-")[:3])
+    begin = datetime(year, month, day, tzinfo=UTC)
     if period.count("-") == 2:
         return begin + timedelta(days=1)
     return (begin + timedelta(days=31)).replace(day=1)
