@@ -1,10 +1,10 @@
-# make demo | test | test-all | test-observability | lint | faults | faults-long | bench | bench-check | install
+# make demo | test | test-all | test-observability | lint | faults | faults-long | bench | bench-cost | bench-check | install
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all test-observability lint faults faults-long bench bench-check format lock schemas clean
+.PHONY: install demo test test-all test-observability lint faults faults-long bench bench-cost bench-check format lock schemas clean
 
 install: $(INSTALLED)
 
@@ -51,6 +51,10 @@ faults-long: install
 # The service, its engine alone and its peers on the same audio; OPTIONS as python -m tests.bench.engines --help has them.
 bench: install
 	$(BIN)/python -m tests.bench.engines --out .earwitness/bench.json $(OPTIONS)
+
+# What a million minutes cost by the usual policy, and in other ways; 1 if the ledger is not what the API bills.
+bench-cost: install
+	$(BIN)/python -m tests.bench.cost --out .earwitness/bench-cost.json $(OPTIONS)
 
 # The benchmarks themselves, on a few clips.
 bench-check: install

@@ -1,14 +1,17 @@
 """What was spent, by whom and on what, and what other ways would have cost; pure, and added up as decimals."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from consumer.core.prices import ApiModel
+from consumer.core.budget import EVERYBODY, period_end
+from consumer.core.prices import ApiModel, microusd
 from consumer.core.refine import REFINER
 from schemas.codes import Outcome
-from schemas.models import TranscriptionMetric
+from schemas.models import BudgetAccount, TranscriptionMetric
 
 MINUTES = Decimal(1_000_000)
 """What-if figures are for so many minutes of audio."""
@@ -57,6 +60,8 @@ class Costs:
     heard_seconds: Decimal = Decimal(0)
     """Audio of transcripts that were not answered from memory."""
     transcribed_seconds: Decimal = Decimal(0)
+    paid_microusd: Counter[str] = field(default_factory=Counter)
+    """What APIs were paid in each UTC day as budgets count it: each try in whole micro-dollars, rounded up."""
 
     def add(self, metric: TranscriptionMetric) -> None:
         """One event's outcome."""
@@ -72,10 +77,14 @@ class Costs:
             self.by_engine[attempt.engine, attempt.model].add(attempt.audio_seconds, attempt.cost_usd)
             if attempt.outcome != "ok":
                 self.failed.add(attempt.audio_seconds, attempt.cost_usd)
-            if attempt.engine not in API_ENGINES:
+            if attempt.engine in API_ENGINES:
+                self.paid_microusd[day] += microusd(attempt.cost_usd)
+            else:
                 self.local.add(attempt.audio_seconds if attempt.outcome == "ok" else 0, attempt.cost_usd)
             listed += Decimal(str(attempt.cost_usd))
-        self.unlisted_usd += Decimal(str(metric.cost_usd)) - listed
+        unlisted = Decimal(str(metric.cost_usd)) - listed
+        self.unlisted_usd += unlisted
+        self.paid_microusd[day] += microusd(unlisted)
 
     @property
     def cache_share(self) -> Decimal | None:
@@ -83,6 +92,26 @@ class Costs:
         if not self.transcribed_seconds:
             return None
         return 1 - self.heard_seconds / self.transcribed_seconds
+
+    def beyond_usd(
+        self, accounts: Iterable[BudgetAccount], since: datetime, until: datetime, now: datetime
+    ) -> dict[str, Decimal]:
+        """By period, what budgets count as spent and no event tells of: it was reserved by a process that died, or is
+        of events that are not settled yet. ``accounts``: each lane's latest. Only of periods that ``since`` and
+        ``until`` leave whole as far as they have come by ``now``, and where it is more than nothing.
+        """
+        spent: Counter[str] = Counter()
+        for account in accounts:
+            if account.scope == EVERYBODY:
+                spent[account.period] += account.spent_microusd
+        beyond = {}
+        for period, counted in sorted(spent.items()):
+            told = sum(paid for day, paid in self.paid_microusd.items() if day.startswith(period))
+            begin = datetime.fromisoformat(f"{period}-01"[:10]).replace(tzinfo=UTC)
+            whole = since <= begin and until >= min(now, period_end(period))
+            if whole and counted > told:
+                beyond[period] = Decimal(counted - told) / 1_000_000
+        return beyond
 
     def what_if(self, api: ApiModel) -> "WhatIf":
         """What a million minutes of this traffic would cost, by who hears them."""

@@ -1,44 +1,26 @@
-"""An API at its worst beside a local engine that keeps dying: nothing is lost, no limit is broken, the books agree."""
+"""An API at its worst beside a local engine that keeps dying: nothing is lost, no limit is broken, the books agree.
+
+The whole service in a storm of full size: ``python -m tests.bench.storm``.
+"""
 
 import asyncio
-import random
 import zlib
 from pathlib import Path
 
 import pytest
 
 from consumer.core.model import Heard, Recording, Wish
-from consumer.core.prices import api_model
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.openai_api import OpenAIEngine
 from schemas.codes import Route
 from tests.engines.api_bench import KEY, no_sleep, noise, settings, spooled
 from tests.engines.test_hybrid import DEAD, Local
-from tests.support.scripted_api import Call, Reply, ScriptedApi, failed, hang, out_of_money, too_fast
+from tests.support.scripted_api import ScriptedApi
+from tests.support.storm import Storm
 
 EVENTS, AT_ONCE = 120, 6
 BILLING_FAILS = range(60, 64)
 """Calls, by number, that find the account without credit."""
-
-
-class Storm:
-    """Answers by dice: 30 % ask for patience, 20 % fail, 5 % never answer; and keeps the API's own books."""
-
-    def __init__(self, api: ScriptedApi) -> None:
-        self._api = api
-        self._dice = random.Random(6)
-        self.billed_seconds: list[float] = []
-
-    def decide(self, call: Call) -> Reply:
-        if len(self._api.calls) in BILLING_FAILS:
-            return out_of_money()
-        toss = self._dice.random()
-        if toss < 0.30:
-            return too_fast(retry_after_ms="5")
-        if toss < 0.50:
-            return failed(503)
-        self.billed_seconds.append(call.audio_seconds)  # what hangs has been worked on
-        return hang() if toss < 0.55 else Reply()
 
 
 class Mortal(Local):
@@ -66,8 +48,7 @@ async def test_in_a_storm_every_event_is_heard_within_the_limits_and_the_books_a
     }
     local = Mortal()
     async with ScriptedApi() as api:
-        storm = Storm(api)
-        api.always(storm.decide)
+        storm = Storm(api, billing_fails=BILLING_FAILS, model="gpt-transcribe", retry_after_ms="5")
         fallback = OpenAIEngine(settings(**values), base_url=api.base_url, api_key=KEY, sleep=no_sleep)
         engine = HybridEngine(local, fallback, settings(**values))
         await engine.start()
@@ -84,5 +65,4 @@ async def test_in_a_storm_every_event_is_heard_within_the_limits_and_the_books_a
     assert api.open_peak <= AT_ONCE
     ours = [attempt for heard, _ in results for attempt in heard.attempts if attempt.engine == "openai"]
     assert len(ours) == len(api.calls)
-    billed = sum(float(api_model("gpt-transcribe").usd_for_seconds(seconds)) for seconds in storm.billed_seconds)
-    assert sum(attempt.cost_usd for attempt in ours) == pytest.approx(billed, abs=1e-9)
+    assert sum(attempt.cost_usd for attempt in ours) == pytest.approx(float(storm.billed_usd), abs=1e-9)

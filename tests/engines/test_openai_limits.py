@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +13,13 @@ from consumer.engines.api_limits import ToldLimits, told_limits
 from consumer.errors import EventError
 from tests.engines.api_bench import noise, running, spooled
 from tests.support.scripted_api import Call, Reply, ScriptedApi, too_fast
+from tests.support.storm import most_in_a_window
 
 PERIOD_SECONDS = 1.0
 
 
-def most_in_a_window(calls: list[Call], weight: float | None = None) -> float:
-    """The fullest window that starts at any request: how many, or how many seconds of audio."""
-
-    def total(start: Call) -> float:
-        inside = [call for call in calls if start.at <= call.at < start.at + PERIOD_SECONDS]
-        return float(len(inside)) if weight is None else sum(call.audio_seconds for call in inside)
-
-    return max(total(call) for call in calls)
+def most(calls: list[Call], weigh: Callable[[Call], float] = lambda _: 1.0) -> float:
+    return most_in_a_window(calls, PERIOD_SECONDS, weigh)
 
 
 async def test_the_request_limit_holds_in_every_window_of_the_server(tmp_path: Path) -> None:
@@ -36,7 +32,7 @@ async def test_the_request_limit_holds_in_every_window_of_the_server(tmp_path: P
         for recording in each:
             group.create_task(engine.transcribe(recording, Wish()))
     assert len(api.calls) == 10
-    assert most_in_a_window(api.calls) <= 4
+    assert most(api.calls) <= 4
     assert api.open_peak <= 3
 
 
@@ -49,7 +45,7 @@ async def test_failed_requests_count_against_the_limit_too(tmp_path: Path) -> No
     ):
         await engine.transcribe(recording, Wish())
     assert len(api.calls) == 7
-    assert most_in_a_window(api.calls) <= 3
+    assert most(api.calls) <= 3
 
 
 async def test_the_audio_limit_holds_in_every_window_of_the_server(tmp_path: Path) -> None:
@@ -62,7 +58,7 @@ async def test_the_audio_limit_holds_in_every_window_of_the_server(tmp_path: Pat
         for recording in each:
             group.create_task(engine.transcribe(recording, Wish()))
     assert len(api.calls) == 8
-    assert most_in_a_window(api.calls, weight=1.0) <= 1.5 + 1e-6
+    assert most(api.calls, lambda call: call.audio_seconds) <= 1.5 + 1e-6
 
 
 async def test_a_smaller_share_of_the_groups_limit_counts_at_once(tmp_path: Path) -> None:
@@ -76,7 +72,7 @@ async def test_a_smaller_share_of_the_groups_limit_counts_at_once(tmp_path: Path
         async with asyncio.TaskGroup() as group:
             for recording in each:
                 group.create_task(engine.transcribe(recording, Wish()))
-    assert most_in_a_window(api.calls) <= 2
+    assert most(api.calls) <= 2
 
 
 async def test_a_process_without_partitions_sends_nothing(tmp_path: Path) -> None:
@@ -101,7 +97,7 @@ async def test_the_apis_own_limit_counts_where_it_is_lower(tmp_path: Path) -> No
             for recording in each[1:]:
                 group.create_task(engine.transcribe(recording, Wish()))
     assert len(api.calls) == 6
-    assert most_in_a_window(api.calls) <= 3
+    assert most(api.calls) <= 3
 
 
 async def test_what_the_api_says_is_used_up_is_waited_for(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from consumer.settings import Settings
 from schemas.codec import encode
-from schemas.models import TranscriptionMetric
+from schemas.models import BudgetEntry, TranscriptionMetric
 from schemas.topics import Topics
 from tests.support.cli import Earwitness, on_broker
 from tests.support.kafka import Written, write_records
-from tests.unit.test_cost import NOON, attempt, metric
+from tests.unit.test_cost import NOON, account, attempt, metric
 
 pytestmark = pytest.mark.kafka
 
@@ -82,3 +82,22 @@ def test_the_months_last_moment_counts_in_its_utc_day(earwitness: Earwitness, ka
     publish(kafka_settings, metric(attempt(0.0045), completed_at=last.astimezone(UTC)))
     assert earwitness("cost", "--since", "2020-11-30T00:00:00Z", "--until", "2020-12-02T00:00:00Z", "--json") == 0
     assert list(json.loads(earwitness.out)["by_day"]) == ["2020-12-01"]
+
+
+def test_what_a_dead_process_had_reserved_is_a_line_of_its_own(
+    earwitness: Earwitness, kafka_settings: Settings
+) -> None:
+    publish(kafka_settings, metric(attempt(0.0045), completed_at=_days(0)))
+    entries = [
+        (lane, BudgetEntry(partition=lane, accounts=[account("2020-11-24", spent)], at=NOON))
+        for lane, spent in ((0, 1), (0, 6000), (1, 500))
+    ]
+    records = [Written(encode(entry), f"g/{lane}".encode(), partition=lane) for lane, entry in entries]
+    records += [Written(None, b"!sentinel", partition=0), Written(b"?", b"g/2", partition=2)]
+    write_records(kafka_settings.kafka_bootstrap_servers, kafka_settings.topics.budget, records)
+    asked = ("cost", "--since", "2020-11-23T00:00:00Z", "--until", "2020-11-26T00:00:00Z")
+    assert earwitness(*asked) == 0
+    assert "not settled yet: $0.002 more, which the budget of 2020-11-24 counts as spent" in earwitness.out
+    assert "a record on" in earwitness.err
+    assert earwitness(*asked, "--json") == 0
+    assert json.loads(earwitness.out)["reserved_and_lost_usd"] == {"2020-11-24": 0.002}

@@ -7,7 +7,7 @@ from typing import Any
 from consumer.core.cost import Costs
 from consumer.core.prices import api_model
 from schemas.codes import Outcome
-from schemas.models import Attempt, LatencySeconds, TranscriptionMetric
+from schemas.models import Attempt, BudgetAccount, LatencySeconds, TranscriptionMetric
 
 NOON = datetime(2020, 11, 24, 12, tzinfo=UTC)
 
@@ -83,3 +83,28 @@ def test_where_nothing_was_heard_nothing_is_made_up() -> None:
     assert books().cache_share is None
     assert set(books().what_if(api_model("gpt-transcribe")).as_dict().values()) == {None}
     assert books(metric(attempt(0.0045))).what_if(api_model("gpt-transcribe")).all_local_usd is None
+
+
+def account(period: str, spent: int, scope: str = "*") -> BudgetAccount:
+    return BudgetAccount(scope=scope, period=period, spent_microusd=spent, reserved_microusd=spent)
+
+
+def test_what_budgets_count_as_spent_and_no_event_tells_of_is_shown_by_period() -> None:
+    # each try counts in whole micro-dollars there: 2 + 2 + 3 for the correction, and nothing for the own engine
+    told = [metric(attempt(0.0000015), attempt(0.000002)), metric(attempt(0.000003, engine="refine"))]
+    costs = books(*told, metric(attempt(0.5, engine="ctc")))
+    lanes = [account("2020-11-24", 5), account("2020-11-24", 6), account("2020-11-24", 999, "acme")]
+    week = NOON - timedelta(days=7)
+    assert costs.beyond_usd(lanes, week, NOON, NOON) == {"2020-11-24": Decimal("0.000004")}
+    assert costs.beyond_usd(lanes[:1], week, NOON, NOON) == {}, "a budget that was set in the middle of a day"
+
+
+def test_a_period_that_is_looked_at_in_part_tells_nothing_of_what_was_lost() -> None:
+    costs, lanes = books(metric(attempt(0.000001))), [account("2020-11-24", 3), account("2020-11", 3)]
+    later = NOON + timedelta(days=60)
+    first, last = datetime(2020, 11, 1, tzinfo=UTC), datetime(2020, 12, 1, tzinfo=UTC)
+    assert costs.beyond_usd(lanes, first, last, later).keys() == {"2020-11", "2020-11-24"}
+    assert costs.beyond_usd(lanes, first + timedelta(hours=1), last, later).keys() == {"2020-11-24"}
+    assert costs.beyond_usd(lanes, first, last - timedelta(hours=1), later).keys() == {"2020-11-24"}
+    assert costs.beyond_usd(lanes, first, NOON, later) == {}
+    assert costs.beyond_usd(lanes, first, NOON, NOON).keys() == {"2020-11", "2020-11-24"}
