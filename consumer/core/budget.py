@@ -51,9 +51,15 @@ def shown(found: Iterable[Standing], tenants_at_most: int) -> list[Standing]:
     return everybody + tenants[:tenants_at_most]
 
 
+def period_begin(period: str) -> datetime:
+    """When a day or a month begins, in UTC."""
+    year, month, day = (int(part) for part in f"{period}-01".split("-")[:3])
+    return datetime(year, month, day, tzinfo=UTC)
+
+
 def period_end(period: str) -> datetime:
     """When a day or a month is over, in UTC."""
-    begin = _begin(period)
+    begin = period_begin(period)
     if period.count("-") == 2:
         return begin + timedelta(days=1)
     return (begin + timedelta(days=31)).replace(day=1)
@@ -61,12 +67,7 @@ def period_end(period: str) -> datetime:
 
 def period_seconds(period: str) -> float:
     """How long a day or a month is."""
-    return (period_end(period) - _begin(period)).total_seconds()
-
-
-def _begin(period: str) -> datetime:
-    year, month, day = (int(part) for part in f"{period}-01".split("-")[:3])
-    return datetime(year, month, day, tzinfo=UTC)
+    return (period_end(period) - period_begin(period)).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from consumer.core.budget import EVERYBODY, period_end
+from consumer.core.budget import EVERYBODY, period_begin, period_end
 from consumer.core.prices import ApiModel, microusd
 from consumer.core.refine import REFINER
 from schemas.codes import Outcome
@@ -107,8 +107,7 @@ class Costs:
         beyond = {}
         for period, counted in sorted(spent.items()):
             told = sum(paid for day, paid in self.paid_microusd.items() if day.startswith(period))
-            begin = datetime.fromisoformat(f"{period}-01"[:10]).replace(tzinfo=UTC)
-            whole = since <= begin and until >= min(now, period_end(period))
+            whole = since <= period_begin(period) and until >= min(now, period_end(period))
             if whole and counted > told:
                 beyond[period] = Decimal(counted - told) / 1_000_000
         return beyond
