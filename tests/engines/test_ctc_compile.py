@@ -71,6 +71,7 @@ def test_the_network_is_one_graph_for_all_shapes_masked_and_one_unmasked(recogni
     assert len(graphs) == 2
 
 
+@pytest.mark.patient
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_the_fused_group_norm_compiles_and_stays_what_it_is() -> None:
     """With the compiler that a GPU's network goes through, on the part that is ours."""

@@ -139,7 +139,9 @@ async def test_a_child_that_dies_fails_its_recording_for_now_and_comes_back(tmp_
         for pid in gate.child_pids:
             os.kill(pid, signal.SIGSTOP)
         waiting = asyncio.create_task(gate.left_out(made, sound("hum")))
-        await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while not any(child._worker._pending for child in gate._children):  # noqa: ASYNC110 (none tells of it)
+                await asyncio.sleep(0)
         for pid in gate.child_pids:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(TransientError):

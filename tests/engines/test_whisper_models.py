@@ -242,6 +242,7 @@ def test_chunks_of_one_batch_may_have_different_languages(multilingual: Model) -
     assert word_error_rate([spoken.text], [wished[0].text]) < 0.2
 
 
+@pytest.mark.patient
 def test_a_language_is_detected_alike_alone_and_in_a_batch(multilingual: Model) -> None:
     chunks = [to_pcm(spoken.samples) for spoken in recordings()[:3]]  # three tell, and it talks to its limit
 

@@ -33,6 +33,9 @@ class Fetched:
 
     def assign(self, _: list[TopicPartition]) -> None: ...
 
+    def assignment(self) -> set[TopicPartition]:
+        return {self._at}
+
     def seek(self, _: TopicPartition, offset: int) -> None:
         assert offset == 0
 
