@@ -95,11 +95,11 @@ async def test_a_batch_knows_for_whom_each_of_its_chunks_was_submitted() -> None
 async def test_an_answer_comes_with_its_times_and_its_share_of_the_engine() -> None:
     executor = Executor()
     async with serving(executor) as dispatcher:
-        one, two = await asyncio.gather(dispatcher.submit("a", 0.9), dispatcher.submit("b", 0.3))
+        one, two = await asyncio.gather(dispatcher.submit("a", 6.0), dispatcher.submit("b", 5.25))
     assert one.submitted <= one.started <= one.finished
     run = one.finished - one.started
-    assert one.engine_seconds == pytest.approx(run * 0.75)
-    assert two.engine_seconds == pytest.approx(run * 0.25)
+    assert one.engine_seconds == pytest.approx(run * 6.0 / 11.25)
+    assert two.engine_seconds == pytest.approx(run * 5.25 / 11.25)
     assert dispatcher.last_good_batch_at == one.finished
 
 
