@@ -15,8 +15,8 @@ from consumer.core.hearing import Samples, without
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.pauses import frame_levels
 from consumer.engines import silence_gate
-from consumer.engines.dispatcher import BatchReport
 from consumer.engines.local import LocalEngine
+from consumer.engines.served import BatchReport
 from consumer.engines.silence_gate import SilenceGate, has_gate
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import TransientError
