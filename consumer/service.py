@@ -19,9 +19,9 @@ from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.engines.breakers import OpenBreakers
 from consumer.engines.choose import choose_engine, profile_of
-from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.second_looks import SecondLooks, second_looks
+from consumer.engines.served import BatchReport
 from consumer.errors import EarwitnessError, ServiceError
 from consumer.kafka import topics
 from consumer.kafka.client import connection

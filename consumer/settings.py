@@ -196,7 +196,7 @@ class Settings(QualitySettings):
     chunk_overlap_seconds: float = Field(default=2.0, ge=0.5, le=5.0)
     """What neighbouring chunks share where no pause is found to cut in."""
     silence_gate: Literal["auto", "on", "off"] = "auto"
-    """Stretches of 2 s and more without speech reach no model; `auto`: on for Whisper, which invents words there."""
+    """Where nobody speaks for 2 s no model is asked; `auto`: so for Whisper, it invents words; `off`: in silence."""
     whisper_prompt: str | None = None
     """Names and terms in their spelling, which Whisper is told were said before; the last 223 tokens of it count."""
     word_times: bool = False

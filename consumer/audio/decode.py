@@ -2,7 +2,8 @@
 
 libsndfile reads what has one length and knows it (WAV, FLAC and kin); PyAV what it does not know or gives up on (AAC,
 MP4, WebM), and MP3 and Ogg too: of those libsndfile reads only as much as the header claims or the first frames let it
-guess, so that files joined end to end, or of a varying bit rate, would silently lose their rest.
+guess, so that files joined end to end, or of a varying bit rate, would silently lose their rest. So too a WAV whose
+recorder was cut off before it wrote the length: to libsndfile it is empty.
 A recording is corrupt if more than a tenth of it is damaged, or missing against a length that it is sure of (FLAC, MP4,
 WebM, the first and last time stamps of an Ogg); where there is none (WAV of a stream, MP3), what is there is all there
 is.
@@ -39,6 +40,8 @@ BLOCK_SAMPLES = 1 << 20
 FRAMES_IN_BLOCK = 64
 SLOWEST_HERTZ, FASTEST_HERTZ = 2_000, 768_000
 MOST_DAMAGE = 0.1
+NEVER_CLOSED_SECONDS = 0.1
+"""What a recording without a length must hold at least, to be more than what is written behind sound."""
 ONE_FRAME_BYTES = 1441
 """The largest frame of an MP3; as much may always be damaged, however short the recording."""
 _GUESSED = ("MP3", "OGG")
@@ -145,7 +148,8 @@ def _decoded(path: Path, out_path: Path, max_seconds: float) -> DecodeResult:
     try:
         with soundfile.SoundFile(path) as source:
             if source.format not in _GUESSED:
-                return _with_libsndfile(source, out_path, max_seconds)
+                read = _with_libsndfile(source, out_path, max_seconds)
+                return read if read.samples else _never_closed(path, out_path, max_seconds, read)
     except soundfile.LibsndfileError as error:
         known = error.code != _UNKNOWN_FORMAT
     return _with_pyav(path, out_path, max_seconds, known=known)
@@ -164,6 +168,18 @@ def _with_libsndfile(source: soundfile.SoundFile, out_path: Path, max_seconds: f
                 writer.feed(block, rate)
         codec = f"{source.format}/{source.subtype}".lower()
     return DecodeResult(writer.samples, rate, channels, codec)
+
+
+def _never_closed(path: Path, out_path: Path, max_seconds: float, empty: DecodeResult) -> DecodeResult:
+    """What lies behind a header that claims no sound, as of a recorder that was cut off; ``empty`` if that is none."""
+    try:
+        found = _with_pyav(path, out_path, max_seconds, known=True)
+    except RecordingError as error:
+        if error.reason is Reason.TOO_LONG:
+            raise
+        return empty
+    # to FFmpeg the titles behind an empty recording are sound too
+    return found if found.samples > NEVER_CLOSED_SECONDS * SAMPLE_RATE else empty
 
 
 def _mono(sound: Block) -> Block:

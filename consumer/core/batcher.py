@@ -18,7 +18,9 @@ _LENGTH_SLACK = 1e-9
 
 
 BUCKET_SECONDS = 1.0
-"""Width of a length bucket: narrower pads less, wider fills sooner. 1 s pads 8 % of a usual mix."""
+"""Width of a length bucket: narrower pads less, wider fills sooner. 1 s pads 7 % of a usual mix."""
+FINE_BUCKETS, FINER = 4, 3
+"""The first four are three each: a second is much of a short recording (prompts of 1.5 s would be padded by 27 %)."""
 
 
 class Closed(StrEnum):
@@ -105,6 +107,14 @@ class _Bucket(Generic[T]):
         return min(queue[0].arrived for queue in (self.critical, self.usual) if queue)
 
 
+def bucket_of(audio_seconds: float, bucket_seconds: float) -> int:
+    """The number of the length bucket, from 1: longer chunks have higher ones."""
+    widths = audio_seconds / bucket_seconds
+    if widths <= FINE_BUCKETS:
+        return math.ceil(widths * FINER - _LENGTH_SLACK)
+    return math.ceil(widths - _LENGTH_SLACK) + FINE_BUCKETS * (FINER - 1)
+
+
 class Batcher(Generic[T]):
     """Length buckets, a budget of padded audio, a deadline for the oldest chunk, critical chunks first, bounded.
 
@@ -137,7 +147,7 @@ class Batcher(Generic[T]):
         """Queue a chunk. ``now`` must not run backwards between calls."""
         window = self._limits.window_seconds
         waiting = Waiting(item, audio_seconds, window or audio_seconds, critical, now)
-        edge = 0 if window else math.ceil(audio_seconds / self._limits.bucket_seconds - _LENGTH_SLACK)
+        edge = 0 if window else bucket_of(audio_seconds, self._limits.bucket_seconds)
         self._buckets.setdefault(edge, _Bucket()).queue(critical).append(waiting)
         self.queued_audio_seconds += audio_seconds
 

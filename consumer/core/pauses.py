@@ -18,9 +18,9 @@ SILENCE_DB = -70.0
 """Below this even the loudest frame of a stretch is silence: 16-bit sound
 has a noise of -98, and speech at -60 is still heard right."""
 FAINTEST_DB = -100.0
-"""The level of digital silence here."""
-STEADY_DB = 3.0
-"""A stretch whose loudest 50 ms rise no further above its median is hum or hiss: speech comes in syllables."""
+"""The level of digital silence here, and of a signal that does not move: an idle A-law line, an offset."""
+DEAD_DB = -88.0
+"""Below this no microphone and no line is at work: at most the last bit moves."""
 MINIMUM_PAUSE_SECONDS = 0.2
 
 Levels = npt.NDArray[np.float32]
@@ -31,8 +31,7 @@ _FLOOR_DB = 10.0
 _BELOW_SPEECH_DB = 15.0
 _FLOOR_PERCENTILE = 5
 _SPEECH_PERCENTILE = 90
-_STEADY_FRAMES = 5
-_STEADY_SECONDS = 1.0
+_SMOOTH_FRAMES = 5
 _LOUD_PERCENTILE = 95
 _BELOW_LOUD_DB = 30.0
 
@@ -62,6 +61,7 @@ def frame_levels(samples: Pcm | Samples) -> Levels:
         whole, rest = divmod(len(block), FRAME_SAMPLES)
         framed = block[: whole * FRAME_SAMPLES].reshape(whole, FRAME_SAMPLES)
         levels[first : first + whole] = _decibels(np.einsum("fs,fs->f", framed, framed) / FRAME_SAMPLES)
+        levels[first : first + whole][framed.max(axis=1) == framed.min(axis=1)] = FAINTEST_DB
         if rest:
             tail = block[whole * FRAME_SAMPLES :]
             levels[first + whole] = _decibels(np.atleast_1d(tail @ tail / rest))[0]
@@ -90,19 +90,9 @@ def runs(frames: npt.NDArray[np.bool_], minimum_seconds: float = 0.0) -> list[tu
     return list(zip(starts[long_enough].tolist(), stops[long_enough].tolist(), strict=True))
 
 
-def is_silent(levels: Levels) -> bool:
-    """Whether a stretch holds nothing to hear: too faint all through, or one unbroken hum or hiss."""
-    if not len(levels) or float(levels.max()) < SILENCE_DB:
-        return True
-    if len(levels) * FRAME_SAMPLES < _STEADY_SECONDS * SAMPLE_RATE:
-        return False
-    smooth = smoothed(levels)
-    return float(smooth.max()) < float(np.median(smooth)) + STEADY_DB
-
-
 def smoothed(levels: Levels) -> Levels:
     """Levels of 50 ms each, by their middle frame; the two frames at either edge are gone."""
-    result: Levels = np.convolve(levels, np.full(_STEADY_FRAMES, 1 / _STEADY_FRAMES, np.float32), "valid")
+    result: Levels = np.convolve(levels, np.full(_SMOOTH_FRAMES, 1 / _SMOOTH_FRAMES, np.float32), "valid")
     return result
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from consumer.core import pauses
 from consumer.core.hearing import Stretches
 from consumer.core.model import SAMPLE_RATE
-from consumer.core.pauses import FRAME_SAMPLES, SILENCE_DB, Levels
+from consumer.core.pauses import DEAD_DB, FRAME_SAMPLES, SILENCE_DB, Levels
 
 SHORTEST_SECONDS = 2.0
 """Silence of less is left where it is: speech has such pauses, and models use them."""
@@ -26,6 +26,7 @@ SPEECH_PROBABILITY = 0.3
 0.2, measured with Silero v6.)"""
 
 _PIECE_SECONDS = 10.0
+_GAP_SECONDS = 0.1
 _SURE_SECONDS = 1.0
 _SPEECH_SWING_DB = (15.0, 32.0)
 """How far the loud tenth of speech lies above its quiet tenth; read speech 22 to 27 (measured). Hiss,
@@ -53,6 +54,9 @@ def by_energy(levels: Levels) -> ByEnergy:
         faint[pause.start // FRAME_SAMPLES : pause.stop // FRAME_SAMPLES] = True
     for start, stop in _pieces(unheard & ~faint):
         speech[start:stop] = _swings_like_speech(levels[start:stop])
+    # no part of a doubtful stretch: behind a dead line the detector misses short words
+    for start, stop in pauses.runs(levels < DEAD_DB, _GAP_SECONDS):
+        unheard[start:stop] = False
     doubtful = tuple((a * FRAME_SAMPLES, b * FRAME_SAMPLES) for a, b in pauses.runs(unheard & ~speech))
     return ByEnergy(speech, doubtful)
 

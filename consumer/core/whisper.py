@@ -62,7 +62,7 @@ class WhisperFamily:
                 levels[start // FRAME_SAMPLES : -(-stop // FRAME_SAMPLES)] = pauses.FAINTEST_DB
         spans = cut(quiet, sum(stop - start for start, stop in kept), self._overlap)
         placed = [_placed(span, kept) for span in spans]
-        trimmed = [_trim(span, levels, left_out or (), gated=left_out is not None) for span in placed]
+        trimmed = [_trim(span, levels, left_out or ()) for span in placed]
         return [replace(span, words=span.words or self._word_times or bool(span.left_out)) for span in trimmed if span]
 
     def merge(self, spans: list[Span], heard: list[HeardChunk], info: ModelInfo, audio_seconds: float) -> Recognised:
@@ -148,14 +148,15 @@ def _placed(span: Span, kept: Stretches) -> Span:
     return replace(span, start=start, stop=stop)
 
 
-def _trim(span: Span, levels: Levels, left_out: Stretches, *, gated: bool) -> Span | None:
+def _trim(span: Span, levels: Levels, left_out: Stretches) -> Span | None:
     """The span without the silence at its ends, half a second of it excepted; None if nothing is left.
 
-    Behind a gate the voice detector has heard hum and hiss already; what it kept is kept.
+    Silence is what nobody can hear. Whether somebody speaks in hum or hiss is for the gate to say: speech may lie
+    under either.
     """
     first, last = span.start // FRAME_SAMPLES, -(-span.stop // FRAME_SAMPLES)
     inside = levels[first:last]
-    if float(inside.max()) < pauses.SILENCE_DB if gated else pauses.is_silent(inside):
+    if float(inside.max()) < pauses.SILENCE_DB:
         return None
     loud = (inside >= pauses.SILENCE_DB).nonzero()[0]
     start = max(span.start, (first + int(loud[0])) * FRAME_SAMPLES - _MARGIN_SAMPLES)

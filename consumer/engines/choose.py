@@ -6,10 +6,10 @@ from typing import Any
 
 from consumer.core.event import fingerprint
 from consumer.core.model import Engine
-from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.local import LocalEngine
 from consumer.engines.openai_api import OpenAIEngine
+from consumer.engines.served import BatchReport
 from consumer.engines.silence_gate import WHISPER_ENGINES, has_gate
 from consumer.engines.simulated import SimulatedEngine
 from consumer.errors import ServiceError

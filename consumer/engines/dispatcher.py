@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 
 from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed
 from consumer.core.model import Urgency
-from consumer.engines.executor import Executor
+from consumer.engines.executor import AWAY_SECONDS, Executor, another_is_freer, is_to_rest
+from consumer.engines.served import BatchReport, Served
 from consumer.engines.trials import Part, Trials
 from consumer.errors import ReasonedError, TransientError
 from consumer.workers.worker import WorkerDiedError, WorkerFaultError
@@ -31,35 +32,6 @@ RunBatch = Callable[[int, list[T]], Awaitable[Sequence[R | ReasonedError]]]
 TransientError if it cannot be had at all, anything else if it lives but failed."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Served(Generic[R]):
-    """An answer and its times, on the dispatcher's clock."""
-
-    value: R
-    submitted: float
-    started: float
-    """When the batch that brought the answer began."""
-    finished: float
-    engine_seconds: float
-    """Its share of the batch's run, by audio."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport(Generic[T]):
-    """A batch that went through; ``closed`` is None for a part of a batch that had failed as a whole."""
-
-    items: list[T]
-    closed: Closed | None
-    audio_seconds: float
-    padded_seconds: float
-    """What the model computed: every item as long as the longest, or a full window each."""
-    seconds: float
-    contexts: Sequence[Context] = ()
-    """Those in which the items were submitted: by them a trace finds its batches."""
-    slots: int = 1
-    """How many such batches can run side by side."""
 
 
 @dataclass(slots=True, eq=False)
@@ -224,21 +196,23 @@ class Dispatcher(Generic[T, R]):
 
     def _take(self, executor: Executor) -> Batch[_Ticket[T, R]] | None:
         now = self._clock()
-        if executor.batches and (not self._batcher.saturated or self._another_is_freer(executor)):
+        if is_to_rest(executor, self._executors, now):
+            return None
+        if executor.batches and (not self._batcher.saturated or another_is_freer(executor, self._executors, now)):
             return None
         batch = self._batcher.take(now)
         if batch is not None:
             self._changed.set()  # what is left may be for the others
         return batch
 
-    def _another_is_freer(self, executor: Executor) -> bool:
-        return any(other.batches < executor.batches for other in self._executors)
-
     async def _until_due(self, executor: Executor) -> None:
         self._changed.clear()
-        due = None if executor.batches else self._batcher.next_due(self._clock())
+        now = self._clock()
+        due = None if executor.batches else self._batcher.next_due(now)
+        if due is not None and is_to_rest(executor, self._executors, now):
+            due = max(due, executor.away_until)
         try:
-            async with asyncio.timeout(None if due is None else due - self._clock()):
+            async with asyncio.timeout(None if due is None else due - now):
                 await self._changed.wait()
         except TimeoutError:
             return  # the oldest chunk has waited long enough
@@ -270,11 +244,14 @@ class Dispatcher(Generic[T, R]):
         except WorkerDiedError as error:
             if (sick := await self._dies_anyhow(executor)) is None:
                 return self._trials.after_death(part, error)
-            self._give_up(sick)
+            if not self._hand_on(executor, tickets, AWAY_SECONDS):
+                self._give_up(sick)
             return []
         except WorkerFaultError as error:
             return self._trials.after_fault(part, error.detail)
         except TransientError as error:
+            if self._hand_on(executor, tickets, max(AWAY_SECONDS, error.retry_after_seconds or 0.0)):
+                return []
             for ticket in tickets:  # each its own: an error that several callers raise gathers all their tracebacks
                 ticket.fail(TransientError(error.reason, error.detail, retry_after_seconds=error.retry_after_seconds))
             return []
@@ -301,6 +278,17 @@ class Dispatcher(Generic[T, R]):
             else:
                 return None
         return failure
+
+    def _hand_on(self, executor: Executor, tickets: list[_Ticket[T, R]], seconds: float) -> bool:
+        """Leave an executor alone for a while, its tickets to others; False if no other one can be had either."""
+        now = self._clock()
+        executor.away_until = now + seconds
+        self._changed.set()
+        if not is_to_rest(executor, self._executors, now):
+            return False
+        for ticket in tickets:
+            self._batcher.add(ticket, ticket.audio_seconds, critical=ticket.urgency.critical, now=now)
+        return True
 
     def _give_up(self, sick: Exception) -> None:
         """No chunk is at fault: all that wait are told at once, so that they may go elsewhere."""

@@ -22,7 +22,8 @@ from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
 from consumer.engines.children import IN_FLIGHT, EngineChildren
-from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
+from consumer.engines.dispatcher import Dispatcher
+from consumer.engines.served import BatchReport, Served
 from consumer.engines.silence_gate import SilenceGate, has_gate
 from consumer.engines.wire import ChunkAsk, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError
@@ -35,6 +36,8 @@ CPU_BATCH_AUDIO_SECONDS = 40.0
 behind them waits for all of it."""
 
 _SILENCE_BLOCK = 1 << 20
+_DEAD_SPREAD = 2
+"""Of a dead line's samples, in 16 bits: dither, around zero or the offset of an idle A-law line."""
 _LANGUAGES_NAMED = 10
 
 
@@ -283,17 +286,15 @@ def _chunks_at_once(limits: BatchLimits, chunk_seconds: float, device: str) -> i
 
 
 def _samples(recording: Recording) -> Pcm | None:
-    """A map of the recording's samples; None if every one is zero. Reads the file: not on the loop."""
+    """A map of the recording's samples; None if nothing moves but the last bit. Reads the file: not on the loop."""
     if recording.samples == 0:
         return None
     try:
         samples: Pcm = np.memmap(recording.pcm_path, PCM_TYPE, mode="r", shape=(recording.samples,))
     except (OSError, ValueError) as error:
         raise TransientError(Reason.ENGINE_FAILED, f"the decoded samples cannot be read: {error}") from error
-    blocks = range(0, recording.samples, _SILENCE_BLOCK)
-    if not any(np.any(samples[start : start + _SILENCE_BLOCK]) for start in blocks):
-        return None
-    return samples
+    blocks = (samples[start : start + _SILENCE_BLOCK] for start in range(0, recording.samples, _SILENCE_BLOCK))
+    return samples if any(int(block.max()) - int(block.min()) > _DEAD_SPREAD for block in blocks) else None
 
 
 async def _in_turn(

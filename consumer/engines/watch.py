@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from consumer.core.engine_load import EngineLoad
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.served import BatchReport
 from consumer.telemetry.calls import draw_batch
 
 

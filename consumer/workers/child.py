@@ -6,6 +6,7 @@ A thread reads and prepares the next request while this one is answered: between
 Imports neither torch nor transformers.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -16,11 +17,14 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from consumer.errors import ReasonedError, TransientError
 from consumer.workers.channel import Frame, pack, read_frame, write_frame
 
+ADDED_OOM_SCORE = 500
+"""As if it held half of the machine's memory besides: the kernel, short of it, ends a child before anybody else."""
 MAX_AHEAD = 1
 """Requests that lie prepared, besides the one that the reader holds."""
 
@@ -167,10 +171,16 @@ def _take_channel() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _die_with_parent() -> None:
-    """SIGKILL when the parent goes, even in the middle of work; the end of the channel tells the rest."""
+    """SIGKILL when the parent goes, even in the middle of work; the end of the channel tells the rest.
+
+    And before it: where the machine's memory is gone, a child can be had again.
+    """
     faulthandler.enable()
     # the parent decides: neither Ctrl-C nor a service manager's SIGTERM to the whole group cuts a drain short
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        with contextlib.suppress(OSError):
+            score = Path("/proc/self/oom_score_adj")
+            score.write_text(str(min(1000, int(score.read_text()) + ADDED_OOM_SCORE)))

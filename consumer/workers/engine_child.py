@@ -20,7 +20,6 @@ from consumer.engines.wire import Answer, ChunkAsk, answers_to_wire, info_to_wir
 from consumer.errors import TransientError
 from consumer.workers.channel import Frame
 from consumer.workers.child import Handler, serve
-from schemas.codes import Reason
 
 LOADERS = {
     "ctc": "consumer.engines.ctc:load",
@@ -31,7 +30,7 @@ LOADERS = {
 Options are a kind's own."""
 
 EXIT_UNTRUSTED = 86
-"""The accelerator failed: its context is poisoned for the rest of the process's life."""
+"""The accelerator failed, and its context is poisoned for the rest of the process's life; or memory is gone."""
 
 _ACCELERATOR_WORDS = ("CUDA", "cuDNN", "CUBLAS", "cuBLAS")
 """What libraries that know no better error than RuntimeError say of it."""
@@ -159,9 +158,8 @@ class Ears:
                 _leave_if_untrusted(error)
                 raise
             if len(part) == 1:
-                _leave_if_untrusted(error)
-                detail = f"there is no memory for one chunk alone: {error}; see to the machine's memory"
-                raise TransientError(Reason.ENGINE_FAILED, detail) from error
+                # a new process begins with all of the memory; a chunk that is too much for that too is to blame
+                raise _leaving(error) from error
             padded_seconds = len(part) * max(chunk.audio_seconds for chunk in part)
             self._budget.exceeded(padded_seconds, self._clock())
             print(
@@ -192,15 +190,16 @@ def _let_go() -> None:
 
 
 def _leave_if_untrusted(error: Exception) -> None:
-    """End this process after an error of the accelerator: whatever came next would fail, or lie.
-
-    Running out of its memory over a single chunk counts too: a new process begins with all of it.
-    """
+    """End this process after an error of the accelerator: whatever came next would fail, or lie."""
     torch = sys.modules.get("torch")
     broken: tuple[type[BaseException], ...] = (torch.AcceleratorError, torch.OutOfMemoryError) if torch else ()
     if isinstance(error, broken) or any(name in str(error) for name in _ACCELERATOR_WORDS):
-        print(f"engine child leaves: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_UNTRUSTED) from error
+        raise _leaving(error) from error
+
+
+def _leaving(error: Exception) -> SystemExit:
+    print(f"engine child leaves: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return SystemExit(EXIT_UNTRUSTED)
 
 
 if __name__ == "__main__":

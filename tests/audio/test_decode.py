@@ -213,6 +213,34 @@ def test_a_recording_without_a_sure_length_is_heard_as_far_as_it_goes(tmp_path: 
     assert likeness(heard, original) > 0.99
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "ULAW", "ALAW", "GSM610", "IMA_ADPCM"])
+@pytest.mark.parametrize("claimed", [0, 0xFFFFFFFF])
+def test_a_wav_whose_recorder_never_wrote_its_length_is_heard_whole(tmp_path: Path, subtype: str, claimed: int) -> None:
+    original = at_rate(speech(), 8000)
+    path = write_audio(tmp_path / "a.wav", original, 8000, subtype=subtype)
+    path.write_bytes(_with_data_size(path.read_bytes(), claimed))
+
+    _, heard = decoded(path)
+
+    assert abs(len(heard) - 2 * len(original)) < 0.1 * SAMPLE_RATE
+    assert likeness(heard, speech()) > 0.9
+
+
+@pytest.mark.parametrize("after", [b"", b"LIST\x1a\0\0\0INFOISFT\x0e\0\0\0Lavf61.7.100\0\0", b"\0"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "GSM610"])
+def test_a_wav_without_sound_is_empty_whatever_stands_behind_it(tmp_path: Path, subtype: str, after: bytes) -> None:
+    path = write_audio(tmp_path / "a.wav", at_rate(speech(), 8000), 8000, subtype=subtype)
+    content = _with_data_size(path.read_bytes(), 0)
+    path.write_bytes(content[: content.index(b"data") + 8] + after)
+
+    assert refused(path) is Reason.EMPTY
+
+
+def _with_data_size(wav: bytes, size: int) -> bytes:
+    place = wav.index(b"data") + 4
+    return wav[:place] + size.to_bytes(4, "little") + wav[place + 4 :]
+
+
 @pytest.mark.parametrize("name", ["a.flac", "a.mp3"])
 def test_a_scratch_in_a_recording_does_not_lose_it(tmp_path: Path, name: str) -> None:
     original = speech()

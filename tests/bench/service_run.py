@@ -197,7 +197,7 @@ def _event(clip: Clip, tenant: str) -> Written:
     digest = hashlib.sha256(clip.path.read_bytes()).hexdigest()
     event = {
         "event_id": f"{tenant}-{clip.name}",
-        "uri": f"file://{clip.path.absolute()}",
+        "uri": clip.path.absolute().as_uri(),
         "sha256": digest,
         "tenant": tenant,
     }

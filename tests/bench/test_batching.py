@@ -29,12 +29,12 @@ def test_the_mix_is_the_usual_one() -> None:
 
 def test_times_follow_from_the_formula() -> None:
     simulation = Simulation(limits(), Device(seconds_per_audio_second=0.5, seconds_per_batch=0.25))
-    simulation.run([Arrival(0.0, 3.0), Arrival(0.5, 2.5), Arrival(10.0, 1.0)])
+    simulation.run([Arrival(0.0, 3.0), Arrival(0.5, 2.7), Arrival(10.0, 1.0)])
     row = simulation.row("ctc", "by hand", 1.0)
     # the first two share a bucket, leave when the first has waited a second, and cost 2 × 3 s of audio
     assert simulation.waits == [1.0, 0.5, 0.0]
     assert simulation.latencies == [4.25, 3.75, 0.75]
-    assert row.padding == pytest.approx((6.0 + 1.0) / 6.5)
+    assert row.padding == pytest.approx((6.0 + 1.0) / 6.7)
     assert row.busy == pytest.approx((3.25 + 0.75) / 10.75)
     assert row.fill == pytest.approx((6 + 1) / 2 / 20)
     assert (row.chunks_a_batch, row.window_fill) == (1.5, None)

@@ -174,9 +174,10 @@ def test_a_batch_that_memory_cannot_hold_is_heard_in_parts_and_so_is_the_next(
     assert capfd.readouterr().err.count("out of memory over") == 3
 
 
-def test_no_memory_for_one_chunk_is_the_machines_fault_and_not_the_recordings(ask: ChunkAsk) -> None:
-    with pytest.raises(TransientError, match="memory"):
-        hear(Narrow(0, MemoryError()), ask)
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_a_child_without_memory_for_one_chunk_leaves(ask: ChunkAsk, error: Exception) -> None:
+    with pytest.raises(SystemExit):
+        hear(Narrow(0, error), ask)
 
 
 def test_a_model_that_stages_gets_what_it_laid_ready(ask: ChunkAsk, tmp_path: Path) -> None:

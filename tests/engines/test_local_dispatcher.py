@@ -9,7 +9,8 @@ import pytest
 
 from consumer.core.batcher import BatchLimits, Closed
 from consumer.core.model import Urgency
-from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
+from consumer.engines.dispatcher import Dispatcher
+from consumer.engines.served import BatchReport, Served
 from consumer.errors import ReasonedError, RecordingError, TransientError
 from consumer.workers.worker import WorkerDiedError, WorkerFaultError
 from schemas.codes import Reason
@@ -95,11 +96,11 @@ async def test_a_batch_knows_for_whom_each_of_its_chunks_was_submitted() -> None
 async def test_an_answer_comes_with_its_times_and_its_share_of_the_engine() -> None:
     executor = Executor()
     async with serving(executor) as dispatcher:
-        one, two = await asyncio.gather(dispatcher.submit("a", 0.9), dispatcher.submit("b", 0.3))
+        one, two = await asyncio.gather(dispatcher.submit("a", 6.0), dispatcher.submit("b", 5.25))
     assert one.submitted <= one.started <= one.finished
     run = one.finished - one.started
-    assert one.engine_seconds == pytest.approx(run * 0.75)
-    assert two.engine_seconds == pytest.approx(run * 0.25)
+    assert one.engine_seconds == pytest.approx(run * 6.0 / 11.25)
+    assert two.engine_seconds == pytest.approx(run * 5.25 / 11.25)
     assert dispatcher.last_good_batch_at == one.finished
 
 
@@ -156,6 +157,36 @@ async def test_an_engine_that_cannot_be_had_is_nobodys_fault() -> None:
         assert isinstance(outcome, TransientError)
         assert (outcome.reason, outcome.retry_after_seconds) == (Reason.ENGINE_FAILED, 3.0)
     assert outcomes["a"] is not outcomes["b"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError(Reason.ENGINE_FAILED, "backing off", retry_after_seconds=3.0),
+        WorkerDiedError("killed", lost_requests=1),
+    ],
+    ids=["cannot be had", "dies over a probe too"],
+)
+async def test_while_one_of_two_executors_is_down_the_other_serves_all(error: TransientError) -> None:
+    asked: list[int] = []
+
+    async def run(number: int, items: list[str]) -> Answers:
+        asked.append(number)
+        await asyncio.sleep(0)
+        if number == 0:
+            raise error
+        return [item.upper() for item in items]
+
+    limits = BatchLimits(padded_seconds=1000.0, max_chunks=2, max_wait_seconds=0.0, queue_seconds=1000.0)
+    dispatcher: Dispatcher[str, str] = Dispatcher(limits, run, executors=2, in_flight=2, probe="probe")
+    dispatcher.start()
+    try:
+        outcomes = await submit_all(dispatcher, "abcdefghijklmnopqrst")
+    finally:
+        await dispatcher.stop()
+
+    assert outcomes == {item: item.upper() for item in "abcdefghijklmnopqrst"}
+    assert asked.count(0) <= 4
 
 
 async def test_one_items_own_error_is_its_own() -> None:

@@ -13,8 +13,8 @@ import pytest_asyncio
 from consumer.core.hearing import PCM_TYPE
 from consumer.core.model import Recording, Urgency, Wish
 from consumer.engines import ctc
-from consumer.engines.dispatcher import BatchReport
 from consumer.engines.local import LocalEngine
+from consumer.engines.served import BatchReport
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import EventError, TransientError
 from consumer.settings import Settings
@@ -124,7 +124,9 @@ async def test_a_transcript_carries_its_times_its_cost_and_its_maker(engine: Loc
 
 async def test_nothing_and_silence_are_answered_without_a_model(engine: LocalEngine, tmp_path: Path) -> None:
     REPORTS.clear()
-    for name, samples in (("empty", babble(0.0, 0)), ("silent", np.zeros(50_000, np.float32))):
+    dither = np.random.default_rng(1).integers(7, 10, 50_000).astype(np.float32) / np.float32(32768)
+    silent, idle_a_law = np.zeros(50_000, np.float32), np.full(50_000, 8 / 32768, np.float32)
+    for name, samples in (("empty", babble(0.0, 0)), ("silent", silent), ("idle", idle_a_law), ("dither", dither)):
         heard = await engine.transcribe(recording(tmp_path, name, samples), Wish())
         assert (heard.recognised.text, heard.recognised.warnings) == ("", ["no_speech"])
         assert heard.cost_usd == 0.0

@@ -93,6 +93,18 @@ async def test_a_chunk_that_kills_the_child_is_isolated_and_its_neighbours_are_h
     assert "SIGSEGV" in verdict.detail
 
 
+async def test_a_chunk_that_eats_all_memory_is_isolated_and_its_neighbours_are_heard(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    neighbours = [recording(tmp_path, f"r{index}", babble(1.5, index)) for index in range(3)]
+    poison = recording(tmp_path, "poison", marked(1.5, 9, fragile_ctc.EATS))
+    expected = [text(outcome) for outcome in await hear_all(engine, neighbours)]
+    *outcomes, verdict = await hear_all(engine, [*neighbours, poison])
+    assert [text(outcome) for outcome in outcomes] == expected
+    assert isinstance(verdict, RecordingError)
+    assert verdict.reason is Reason.POISON
+
+
 async def test_an_engine_that_cannot_load_its_model_says_so_and_leaves_nothing_behind(
     tmp_path: Path,
 ) -> None:

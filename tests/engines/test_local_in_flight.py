@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from consumer.core.batcher import BatchLimits
-from consumer.engines.dispatcher import Dispatcher, Served
+from consumer.engines.dispatcher import Dispatcher
+from consumer.engines.served import Served
 from consumer.errors import ReasonedError, RecordingError
 from consumer.workers.worker import WorkerDiedError
 

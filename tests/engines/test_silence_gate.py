@@ -13,9 +13,10 @@ import pytest_asyncio
 
 from consumer.core.hearing import Samples, without
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
+from consumer.core.pauses import frame_levels
 from consumer.engines import silence_gate
-from consumer.engines.dispatcher import BatchReport
 from consumer.engines.local import LocalEngine
+from consumer.engines.served import BatchReport
 from consumer.engines.silence_gate import SilenceGate, has_gate
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import TransientError
@@ -107,6 +108,26 @@ async def test_a_word_of_half_a_second_in_a_minute_of_hiss_is_found(gate: Silenc
     assert kept[0][0] <= 30 * SAMPLE_RATE
     assert kept[-1][1] >= 30 * SAMPLE_RATE + len(word)
     assert kept[-1][1] - kept[0][0] < 4 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("lead_seconds", [0.0, 0.3, 2.5])
+@pytest.mark.parametrize("loudness", [1.0, 0.03])
+async def test_short_words_are_found_behind_a_dead_line_and_on_a_faint_one(
+    gate: SilenceGate, tmp_path: Path, lead_seconds: float, loudness: float
+) -> None:
+    words = [piece for spoken in recordings() for piece in _loud_pieces(spoken.samples, seconds=0.3)]
+    lead = np.zeros(int(lead_seconds * SAMPLE_RATE), np.float32)
+
+    found = [await _kept_seconds(gate, tmp_path, np.concatenate([lead, word * np.float32(loudness)])) for word in words]
+
+    assert len(words) > 40
+    assert sum(seconds > 0 for seconds in found) >= 0.97 * len(words)
+
+
+def _loud_pieces(samples: Samples, seconds: float) -> list[Samples]:
+    length = int(seconds * SAMPLE_RATE)
+    pieces = [samples[start : start + length] for start in range(0, len(samples) - length, length)]
+    return [piece for piece in pieces if np.percentile(frame_levels(piece), 30) > -35]
 
 
 async def test_the_same_recording_is_cut_the_same_way_every_time(gate: SilenceGate, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real CTC model with an Achilles heel, for the engine child: some chunks kill it, fail it or stop it."""
+"""A real CTC model with an Achilles heel, for the engine child: some chunks kill it, fail it, stop it or eat memory."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ DEVICES = "tests.support.fragile_ctc:load_on_devices"
 THREE_GPUS = "FRAGILE_CTC_THREE_GPUS"
 """Set in the environment: torch counts three GPUs."""
 
-HOLDS, KILLS, FAILS = 30_000, 31_000, 32_000
+HOLDS, KILLS, FAILS, EATS = 30_000, 31_000, 32_000, 32_500
 """A first sample of just this size stands for what cannot be foreseen: babble is never so loud."""
 GATE = "gate"
 """A named pipe in the model's folder: while it exists, a chunk that HOLDS opens it and then never ends."""
@@ -40,6 +40,8 @@ class FragileCtc:
                 os.kill(os.getpid(), signal.SIGSEGV)
             if chunk[0] == FAILS:
                 raise LookupError("this model cannot stomach this chunk")
+            if chunk[0] == EATS:
+                raise MemoryError
             if chunk[0] == HOLDS and self._gate.exists():
                 os.close(os.open(self._gate, os.O_WRONLY))
                 signal.pause()

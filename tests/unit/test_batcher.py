@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed
+from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed, bucket_of
 
 LIMITS = BatchLimits(padded_seconds=40.0, max_chunks=4, max_wait_seconds=0.03, queue_seconds=100.0)
 
@@ -61,7 +61,7 @@ def test_a_chunk_longer_than_the_budget_goes_alone_and_at_once() -> None:
 
 def test_chunks_of_different_lengths_do_not_pad_each_other() -> None:
     batcher: Batcher[str] = Batcher(LIMITS)
-    batcher.add("short", 1.5, critical=False, now=0.0)
+    batcher.add("short", 1.8, critical=False, now=0.0)
     batcher.add("long", 9.5, critical=False, now=0.001)
     batcher.add("another short", 2.0, critical=False, now=0.002)
     first, second = batcher.take(1.0), batcher.take(1.0)
@@ -200,21 +200,29 @@ def test_nothing_is_lost_or_doubled_and_no_budget_is_exceeded(steps: list[Step],
     assert_oldest_first_in_each_bucket(batches, limits)
 
 
-def bucket_of(audio_seconds: float, limits: BatchLimits) -> int:
-    return 0 if limits.window_seconds else math.ceil(audio_seconds / limits.bucket_seconds - 1e-9)
+def bucket_in(audio_seconds: float, limits: BatchLimits) -> int:
+    return 0 if limits.window_seconds else bucket_of(audio_seconds, limits.bucket_seconds)
+
+
+@pytest.mark.parametrize(
+    ("audio_seconds", "bucket"),
+    [(0.01, 1), (0.3, 1), (0.34, 2), (1.0, 3), (3.9, 12), (4.0, 12), (4.1, 13), (5.0, 13), (5.1, 14), (20.0, 28)],
+)
+def test_buckets_are_narrow_for_short_chunks_and_a_second_wide_for_long_ones(audio_seconds: float, bucket: int) -> None:
+    assert bucket_of(audio_seconds, 1.0) == bucket
 
 
 def assert_in_order(batch: Batch[int], limits: BatchLimits) -> None:
     """Critical first, then the oldest first (items are numbered as they came), all of one bucket."""
     order = [(not member.critical, member.item) for member in batch.members]
     assert order == sorted(order)
-    assert len({bucket_of(member.audio_seconds, limits) for member in batch.members}) == 1
+    assert len({bucket_in(member.audio_seconds, limits) for member in batch.members}) == 1
 
 
 def assert_oldest_first_in_each_bucket(batches: list[Batch[int]], limits: BatchLimits) -> None:
     last: dict[tuple[int, bool], int] = {}
     for member in (member for batch in batches for member in batch.members):
-        key = (bucket_of(member.audio_seconds, limits), member.critical)
+        key = (bucket_in(member.audio_seconds, limits), member.critical)
         assert last.get(key, -1) < member.item
         last[key] = member.item
 
@@ -232,8 +240,8 @@ class Queued:
 def oracle(queued: list[Queued], limits: BatchLimits, now: float) -> list[int] | None:
     """What ``take`` should give, by looking at everything: every bucket, every length of batch."""
     candidates = []
-    for edge in {bucket_of(one.audio_seconds, limits) for one in queued}:
-        bucket = [one for one in queued if bucket_of(one.audio_seconds, limits) == edge]
+    for edge in {bucket_in(one.audio_seconds, limits) for one in queued}:
+        bucket = [one for one in queued if bucket_in(one.audio_seconds, limits) == edge]
         bucket.sort(key=lambda one: (not one.critical, one.item))
         costs = [limits.window_seconds or one.audio_seconds for one in bucket]
         fits = [
@@ -296,6 +304,27 @@ def test_a_saturated_queue_of_a_usual_mix_pads_less_than_15_percent(padded_secon
     sigma = math.sqrt(math.log(1 + 0.7**2))
     drawn = random.Random(1)
     lengths = [min(35.0, drawn.lognormvariate(math.log(6.5) - sigma**2 / 2, sigma)) for _ in range(4000)]
+
+    batches = _saturated(lengths, padded_seconds)
+
+    padded = sum(batch.padded_seconds for batch in batches)
+    assert padded / sum(batch.audio_seconds for batch in batches) <= 1.15
+    assert padded / len(batches) >= 0.7 * padded_seconds, "and its batches are well filled"
+
+
+@pytest.mark.parametrize("padded_seconds", [40.0, 160.0, 320.0])
+def test_a_saturated_queue_of_prompts_on_the_telephone_pads_less_than_15_percent(padded_seconds: float) -> None:
+    """Log-normal lengths: median 1.5 s, a fifth of a second to eight."""
+    drawn = random.Random(1)
+    lengths = [min(8.0, max(0.2, drawn.lognormvariate(math.log(1.5), 0.6))) for _ in range(12_000)]
+
+    batches = _saturated(lengths, padded_seconds)
+
+    padded = sum(batch.padded_seconds for batch in batches)
+    assert padded / sum(batch.audio_seconds for batch in batches) <= 1.15
+
+
+def _saturated(lengths: list[float], padded_seconds: float) -> list[Batch[int]]:
     batcher: Batcher[int] = Batcher(BatchLimits(padded_seconds, 64, 0.03, 7200.0))
     now, added, batches = 0.0, 0, list[Batch[int]]()
     while added < len(lengths):
@@ -306,6 +335,4 @@ def test_a_saturated_queue_of_a_usual_mix_pads_less_than_15_percent(padded_secon
         assert batch is not None, "a full queue always has a batch"
         batches.append(batch)
         now += batch.padded_seconds / 3000
-    padded = sum(batch.padded_seconds for batch in batches)
-    assert padded / sum(batch.audio_seconds for batch in batches) <= 1.15
-    assert padded / len(batches) >= 0.7 * padded_seconds, "and its batches are well filled"
+    return batches

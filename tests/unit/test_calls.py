@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from consumer.core.model import Record
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.served import BatchReport
 from consumer.engines.watch import BatchWatch
 from consumer.telemetry import calls
 from consumer.telemetry.spans import Tracing

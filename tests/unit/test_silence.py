@@ -34,7 +34,7 @@ def test_plain_speech_needs_no_voice_detector() -> None:
 
 
 def test_a_faint_voice_behind_a_loud_one_is_for_the_detector_to_find() -> None:
-    loud, faint = recordings()[0].samples, recordings()[4].samples * np.float32(0.003)
+    loud, faint = recordings()[0].samples, recordings()[4].samples * np.float32(0.01)
     samples = np.concatenate([loud, faint])
 
     energy = by_energy(frame_levels(samples))
@@ -43,6 +43,16 @@ def test_a_faint_voice_behind_a_loud_one_is_for_the_detector_to_find() -> None:
     for start, stop in energy.doubtful:
         asked[start:stop] = True
     assert asked[len(loud) :].mean() > 0.9
+
+
+@pytest.mark.parametrize("idle", [0.0, 8 / 32768])
+def test_a_dead_line_before_a_word_is_no_part_of_what_the_detector_hears(idle: float) -> None:
+    word = recordings()[3].samples[int(0.4 * SAMPLE_RATE) : int(0.8 * SAMPLE_RATE)]
+    samples = np.concatenate([np.zeros(SAMPLE_RATE, np.float32), word, np.zeros(SAMPLE_RATE, np.float32)]) + idle
+
+    energy = by_energy(frame_levels(samples.astype(np.float32)))
+
+    assert energy.doubtful == ((SAMPLE_RATE, SAMPLE_RATE + len(word)),)
 
 
 @st.composite

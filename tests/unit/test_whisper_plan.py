@@ -134,7 +134,7 @@ def test_windows_behind_a_gate_hold_each_sample_that_it_left_in(data: st.DataObj
     frames = data.draw(st.integers(100, 12_000))
     edges = sorted(data.draw(st.lists(st.integers(0, frames), max_size=12, unique=True)))
     gone = tuple((a * 160, b * 160) for a, b in zip(edges[::2], edges[1::2], strict=False))
-    samples = np.full(frames * 160, 0.1, np.float32)
+    samples = np.resize(np.array([0.1, -0.1], np.float32), frames * 160)
 
     spans = WhisperFamily().plan(samples, gone)
 
@@ -150,11 +150,17 @@ def test_windows_behind_a_gate_hold_each_sample_that_it_left_in(data: st.DataObj
     assert times_heard.max(initial=0) <= 2
 
 
-def test_hum_that_passed_the_gate_is_heard() -> None:
+def test_hum_that_passed_the_gate_is_heard_and_so_is_all_that_sounds_where_there_is_none() -> None:
     hum = sound("hum")
 
-    assert WhisperFamily().plan(hum) == []
     assert WhisperFamily().plan(hum, ()) == [Span(0, len(hum))]
+    assert WhisperFamily().plan(hum) == [Span(0, len(hum))]
+
+
+def test_speech_on_top_of_an_offset_is_heard_without_a_gate() -> None:
+    spoken = recordings()[1].samples * np.float32(0.5) + np.float32(0.3)
+
+    assert WhisperFamily().plan(spoken) == [Span(0, len(spoken))]
 
 
 def test_cutting_and_merging_load_no_model_library() -> None:

@@ -247,6 +247,13 @@ async def test_signals_meant_for_the_service_do_not_end_its_children() -> None:
         assert await ask(worker, "echo")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how the kernel is told is Linux's own")
+async def test_where_memory_is_gone_the_kernel_ends_a_child_before_its_parent() -> None:
+    async with running() as worker:
+        score = int(Path(f"/proc/{worker.pid}/oom_score_adj").read_text())
+        assert score > int(Path("/proc/self/oom_score_adj").read_text())
+
+
 PARENT = f"""
 import asyncio, sys
 from consumer.workers.worker import Worker
