@@ -46,6 +46,7 @@ class Route(StrEnum):
     BREAKER_OPEN = "breaker_open"
     DEADLINE = "deadline"
     OFF_PEAK = "off_peak"
+    BUDGET_EXHAUSTED = "budget_exhausted"
     REFINE = "refine"
 
 

@@ -112,7 +112,7 @@ async def test_without_money_the_api_is_not_called_and_the_local_engine_serves(
     async with ScriptedApi() as api, behind(api) as engine:
         rich = await engine.transcribe(spooled(tmp_path, noise(1.5, 1)), critical(money))
         poor = await engine.transcribe(spooled(tmp_path, noise(1.5, 2)), critical(money))
-    assert (rich[1], poor[1]) == (Route.POLICY, Route.LOCAL)
+    assert (rich[1], poor[1]) == (Route.POLICY, Route.BUDGET_EXHAUSTED)
     assert len(api.calls) == 1
     assert money.settled == [112 + 1], "a started micro-dollar counts as one"
     assert [attempt.engine for attempt in poor[0].attempts] == ["simulated"]
