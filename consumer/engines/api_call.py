@@ -1,6 +1,7 @@
 """One request to the API: through the gate, within its time, its outcome told to the breaker and the ledger."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -62,7 +63,9 @@ class ApiCaller:
         longest_wait_seconds: float,
         clock: Callable[[], float],
     ) -> None:
-        """``longest_wait_seconds``: for a longer one that the API asks for, the caller opens the breaker."""
+        """``longest_wait_seconds``: for a longer one that the API asks for, the caller opens the breaker, so that those
+        who wait for their turn can go elsewhere.
+        """
         self._client = client
         self._model = model
         self._gate = gate
@@ -86,6 +89,8 @@ class ApiCaller:
             raise _unaffordable(exhausted)
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
+        if wait_at_most is not None and (shut_seconds := self._gate.shut_seconds) >= wait_at_most:
+            raise _not_asked("the API's limits let nothing through before the deadline", shut_seconds)
         turn = self._gate.turn(ask.part.sent_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most)
         async with turn as permit:
             ledger.queue_seconds += self._clock() - queued
@@ -170,8 +175,8 @@ class ApiCaller:
             self._breaker.record_success(now, sent_at=started)  # it read the request and judged it
         usage = unheard(self._model, part.sent_seconds) if meaning.maybe_billed else Usage(0.0, "estimated")
         self._enter(ledger, grant, part, started, error.reason, usage)
-        if isinstance(error, SlowDownError) and error.retry_after_seconds is not None:
-            self._gate.hold(min(error.retry_after_seconds, self._longest_wait_seconds))
+        if isinstance(error, SlowDownError) and (error.retry_after_seconds or math.inf) <= self._longest_wait_seconds:
+            self._gate.hold(error.retry_after_seconds or 0.0)
         if isinstance(error, TransientError) and not meaning.again:
             return AttemptsExhaustedError(error, 1, error.detail)
         return error
@@ -194,11 +199,13 @@ class ApiCaller:
         )
 
     def _left_alone(self) -> AttemptsExhaustedError:
-        wait = self._breaker.wait_seconds(self._clock())
-        detail = f"the API is left alone for now: {self._breaker.reason}"
-        return AttemptsExhaustedError(
-            SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait or None), 0, detail
-        )
+        wait_seconds = self._breaker.wait_seconds(self._clock())
+        return _not_asked(f"the API is left alone for now: {self._breaker.reason}", wait_seconds)
+
+
+def _not_asked(detail: str, wait_seconds: float) -> AttemptsExhaustedError:
+    patience = SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait_seconds or None)
+    return AttemptsExhaustedError(patience, 0, detail)
 
 
 def _unaffordable(exhausted: Exhausted) -> HoldError:

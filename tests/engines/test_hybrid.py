@@ -229,6 +229,25 @@ async def test_an_api_that_only_asks_for_patience_keeps_no_event_from_an_engine_
     assert len(api.calls) == 2
 
 
+async def test_an_event_waits_at_no_gate_that_opens_after_its_deadline(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api") as engine:
+        assert engine.api is not None
+        engine.api.gate.hold(60.0)
+        wish = Wish(urgency=Urgency(critical=True), deadline=bench.clock() + 30.0)
+        heard, _ = await engine.transcribe(bench.recording(), wish)
+    assert heard.recognised.text == "local words"
+    assert api.calls == []
+
+
+async def test_who_waits_for_a_turn_goes_elsewhere_once_the_api_asks_for_very_long_patience(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api", api_concurrency=1) as engine:
+        api.always(lambda _: too_fast(retry_after="1000000000"))
+        wishes = [Wish(urgency=Urgency(critical=True)) for _ in range(3)]
+        found = await asyncio.gather(*(engine.transcribe(bench.recording(), wish) for wish in wishes))
+    assert {heard.recognised.text for heard, _ in found} == {"local words"}
+    assert len(api.calls) == 1
+
+
 async def test_nobody_is_sent_away_for_as_long_as_a_probe_may_take(bench: Bench) -> None:
     engine = bench.alone(max_hold_seconds=1.0)
     bench.local.hung = asyncio.Event()
