@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from consumer.audio.recordings import Source
 from consumer.core.event import Moves, Notes
 from consumer.core.model import Heard, Wish
-from consumer.core.parking import Waited
+from consumer.core.parking import Waited, carried
 from consumer.core.quality import word_errors
 from consumer.errors import EventError
 from consumer.telemetry.spans import EventSpan
@@ -16,7 +16,7 @@ from schemas.models import Attempt, AudioEvent, EngineWordErrors, Recognised, Wo
 _MOVE_HEADROOM_BYTES = 1024
 """What moving or parking adds to a record at most: a key and a few headers."""
 _ATTEMPT_BYTES = 400
-"""And for each try that was paid, its ledger line."""
+"""And for each try that goes along, its ledger line."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Journey:
         """Whether the record still fits on its topic with what moving or parking adds to it."""
         record = self.notes.record
         size_bytes = len(record.value or b"") + sum(len(name) + len(value) + 8 for name, value in record.headers)
-        size_bytes += _ATTEMPT_BYTES * sum(attempt.cost_usd > 0 for attempt in self.notes.attempts)
+        size_bytes += _ATTEMPT_BYTES * len(carried(self.notes.attempts))
         return size_bytes + _MOVE_HEADROOM_BYTES <= limit_bytes
 
     def warn(self, code: WarningCode) -> None:

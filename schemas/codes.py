@@ -46,6 +46,7 @@ class Route(StrEnum):
     BREAKER_OPEN = "breaker_open"
     DEADLINE = "deadline"
     OFF_PEAK = "off_peak"
+    BUDGET_EXHAUSTED = "budget_exhausted"
     REFINE = "refine"
 
 
@@ -120,4 +121,4 @@ class Header:
     PARKED_KEY: Final = "earwitness-parked-key"
     """The event's own key while it is parked; absent if it had none."""
     PARKED_ATTEMPTS: Final = "earwitness-parked-attempts"
-    """What it has cost before it was parked: ledger lines as a JSON array."""
+    """What was tried before it was parked: ledger lines as a JSON array."""

@@ -40,6 +40,7 @@ class Breaker:
 
     Every ``allow`` that said yes is answered by one of ``record_success``, ``record_failure`` and ``abandon``.
     A probe whose answer never comes loses its turn after ``probe_lease_seconds``, so that it cannot wedge the rest.
+    ``sent_at`` tells it from requests that were sent before the breaker opened: their answers do not judge it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Breaker:
         self._on_change = on_change
         self._until = 0.0
         """Open: when a probe may go. Half-open: when the probe's lease ends."""
+        self._probed_at = -math.inf
         self.state = BreakerState.CLOSED
         self.reason = ""
         """Why it last opened."""
@@ -92,7 +94,7 @@ class Breaker:
             return True
         if now < self._until:
             return False
-        self._until = now + self._lease_seconds
+        self._until, self._probed_at = now + self._lease_seconds, now
         self._move(BreakerState.HALF_OPEN, "one request tries it again")
         return True
 
@@ -106,17 +108,17 @@ class Breaker:
         """How long until ``allow`` may say yes if nothing else happens."""
         return 0.0 if self.would_allow(now) else self._until - now
 
-    def record_success(self, now: float, *, slow: bool = False) -> None:
+    def record_success(self, now: float, *, slow: bool = False, sent_at: float = math.inf) -> None:
         """A request went well. One that was sent before the breaker opened does not close it: the probe decides."""
         self.successes += 1
-        self._record(now, failed=False, slow=slow, reason="slow answers")
+        self._record(now, failed=False, slow=slow, reason="slow answers", sent_at=sent_at)
 
-    def record_failure(self, now: float, reason: str = "", *, slow: bool = False) -> None:
+    def record_failure(self, now: float, reason: str = "", *, slow: bool = False, sent_at: float = math.inf) -> None:
         """A request failed through the engine's fault."""
-        self._record(now, failed=True, slow=slow, reason=reason)
+        self._record(now, failed=True, slow=slow, reason=reason, sent_at=sent_at)
 
-    def _record(self, now: float, *, failed: bool, slow: bool, reason: str) -> None:
-        if self.state is BreakerState.OPEN:
+    def _record(self, now: float, *, failed: bool, slow: bool, reason: str, sent_at: float) -> None:
+        if self.state is BreakerState.OPEN or self._was_before_the_probe(sent_at):
             return
         if self.state is BreakerState.HALF_OPEN:
             self._judge_probe(now, failed=failed, slow=slow, reason=reason)
@@ -129,6 +131,9 @@ class Breaker:
         elif slow and slows >= self._slow_limit:
             why = f"{slows} of the latest {len(self._latest)} answers were slow"
             self._open(why, now, self._reset_seconds)
+
+    def _was_before_the_probe(self, sent_at: float) -> bool:
+        return self.state is BreakerState.HALF_OPEN and sent_at < self._probed_at
 
     def _judge_probe(self, now: float, *, failed: bool, slow: bool, reason: str) -> None:
         if not failed and not slow:
@@ -145,9 +150,9 @@ class Breaker:
         """Open at once, for ``hold_seconds`` or the usual time."""
         self._open(reason, now, self._reset_seconds if hold_seconds is None else hold_seconds)
 
-    def abandon(self, now: float) -> None:
+    def abandon(self, now: float, *, sent_at: float = math.inf) -> None:
         """A request ended without saying anything about the engine; a probe's turn passes to the next one."""
-        if self.state is BreakerState.HALF_OPEN:
+        if self.state is BreakerState.HALF_OPEN and not self._was_before_the_probe(sent_at):
             self._until = now
             self._move(BreakerState.OPEN, "the probe ended without an answer")
 

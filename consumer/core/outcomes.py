@@ -13,7 +13,7 @@ from typing import Any
 
 from consumer.core.event import Moves, Notes, parse_origin
 from consumer.core.model import Record
-from consumer.core.parking import PARKED_HEADERS, encode_attempts
+from consumer.core.parking import PARKED_HEADERS, carried, encode_attempts
 from consumer.core.prices import spent_usd
 from schemas.codec import encode
 from schemas.codes import Header, Hold, Outcome, Reason, Route, WarningCode
@@ -248,8 +248,8 @@ class Parked:
         }
         if record.key is not None:
             ours[Header.PARKED_KEY] = record.key
-        if billed := [attempt for attempt in self.notes.attempts if attempt.cost_usd > 0]:
-            ours[Header.PARKED_ATTEMPTS] = encode_attempts(billed)
+        if lines := carried(self.notes.attempts):
+            ours[Header.PARKED_ATTEMPTS] = encode_attempts(lines)
         headers = [(name, value) for name, value in record.headers if name not in (*ours, *PARKED_HEADERS)]
         # its own place names it: an origin is what a header says, and anybody can write headers
         key = f"{record.topic}/{record.partition}/{record.offset}".encode()

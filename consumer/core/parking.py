@@ -1,5 +1,6 @@
 """What a parked event's headers say: why it waits, until when, its own key, and what it has cost so far; pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ Headers = Sequence[tuple[str, bytes]]
 
 PARKED_HEADERS = (Header.PARKED_UNTIL, Header.PARKED_FOR, Header.PARKED_KEY, Header.PARKED_ATTEMPTS)
 _ATTEMPTS = TypeAdapter(list[Attempt])
+_FREE_AT_MOST = 20
+"""Ledger lines of tries that cost nothing: an event that is parked again and again must not grow without end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,13 @@ def as_it_was(headers: Headers) -> tuple[bytes | None, list[tuple[str, bytes]]]:
     return key, [(name, value) for name, value in headers if name != Header.PARKED_KEY]
 
 
+def carried(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The ledger lines that go along: all that cost something, and the latest of the others."""
+    free = [number for number, attempt in enumerate(attempts) if attempt.cost_usd <= 0]
+    dropped = set(free[:-_FREE_AT_MOST])
+    return [attempt for number, attempt in enumerate(attempts) if number not in dropped]
+
+
 def encode_attempts(attempts: list[Attempt]) -> bytes:
     """Ledger lines for a header."""
     return orjson.dumps([attempt.model_dump() for attempt in attempts])
@@ -61,6 +71,8 @@ def encode_attempts(attempts: list[Attempt]) -> bytes:
 
 def _decode_attempts(value: bytes | None) -> list[Attempt]:
     try:
-        return _ATTEMPTS.validate_json(value) if value else []
+        lines = _ATTEMPTS.validate_json(value) if value else []
     except ValidationError:
         return []
+    # anybody can write headers: what no try costs or lasts must not get into the books
+    return [line for line in lines if all(0 <= number < math.inf for number in (line.cost_usd, line.audio_seconds))]

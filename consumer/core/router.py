@@ -23,7 +23,9 @@ class SideState(StrEnum):
     DOWN = "down"
     """Its breaker is open, or waits for its probe: it may come back."""
     HELD = "held"
-    """It works, but not for this event before a known time: the budget is used up, or it asks for patience."""
+    """It works, but not for this event before a known time: it asks for patience."""
+    UNPAID = "unpaid"
+    """The same, because the budget is used up."""
     UNFIT = "unfit"
     """It works, but not for this event: another language, or it has failed this one too often."""
     ABSENT = "absent"
@@ -50,7 +52,7 @@ class Refuse:
 Decision = Go | Wait | Refuse
 Where = Literal["local", "api"]
 
-_MAY_SERVE = (SideState.READY, SideState.DOWN, SideState.HELD)
+_MAY_SERVE = (SideState.READY, SideState.DOWN, SideState.HELD, SideState.UNPAID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,11 @@ class Router:
             return Go(Side.FALLBACK, Route.POLICY)
         # with the API down or out of budget, such an event is better served locally than late
         if primary is SideState.READY:
-            if late and wanted is None and fallback is SideState.READY:
+            is_late = late and wanted is None
+            if is_late and fallback is SideState.READY:
                 return Go(Side.FALLBACK, Route.DEADLINE)
+            if (is_late or wanted == "api") and fallback is SideState.UNPAID:
+                return Go(Side.PRIMARY, Route.BUDGET_EXHAUSTED)
             return Go(Side.PRIMARY, Route.OFF_PEAK if wish.deferred else self.primary_route)
         if fallback is SideState.READY:
             return Go(Side.FALLBACK, Route.BREAKER_OPEN if primary is SideState.DOWN else Route.POLICY)

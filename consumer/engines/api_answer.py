@@ -19,6 +19,8 @@ class Usage:
 
     cost_usd: float
     source: str
+    counted_usd: Decimal | None = None
+    """What budgets count, if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +40,46 @@ def heard_part(answer: object, part: Part) -> HeardPart | None:
     text = getattr(answer, "text", None)
     if not isinstance(text, str) or not isinstance(answer, Transcription | TranscriptionVerbose):
         return None
-    text = text.strip()
+    text = writable(text).strip()
     if isinstance(answer, TranscriptionVerbose):
         segments, logprob_sum, tokens = _verbose(answer, part)
-        return HeardPart(text, segments or _whole(text, part), code_of_name(answer.language), logprob_sum, tokens)
-    numbers = (_number(entry, "logprob") for entry in answer.logprobs or ())
+        return HeardPart(text, segments or _whole(text, part), _language(answer, "language"), logprob_sum, tokens)
+    numbers = (_number(entry, "logprob") for entry in entries(answer, "logprobs"))
     logprobs = [number for number in numbers if number is not None]
-    languages = answer.languages or []
-    language = code_of_name(languages[0].code) if languages else None
+    language = next((_language(one, "code") for one in entries(answer, "languages")), None)
     return HeardPart(text, _whole(text, part), language, math.fsum(logprobs), len(logprobs))
+
+
+def writable(text: str) -> str:
+    """The text without halves of surrogate pairs: JSON can say them, and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def entries(holder: object, name: str) -> list[object]:
+    """A field that should be a list; the SDK builds its models without checking them: any field may be anything."""
+    value = getattr(holder, name, None)
+    return value if isinstance(value, list) else []
+
+
+def _language(holder: object, name: str) -> str | None:
+    value = getattr(holder, name, None)
+    return code_of_name(value) if isinstance(value, str) else None
 
 
 def _verbose(answer: TranscriptionVerbose, part: Part) -> tuple[list[Segment], float, int]:
     segments, logprob_sum, tokens = [], 0.0, 0
-    for heard in answer.segments or ():
-        # the SDK builds its models without checking them: any field may be anything
+    for heard in entries(answer, "segments"):
         start, end, logprob = (_number(heard, name) for name in ("start", "end", "avg_logprob"))
-        if start is None or end is None:
+        text = getattr(heard, "text", None)
+        if start is None or end is None or not isinstance(text, str):
             continue
         start = min(max(0.0, start), part.audio_seconds)
         end = min(max(start, end), part.audio_seconds)
         offset = part.start_seconds
-        segments.append(Segment(start_seconds=offset + start, end_seconds=offset + end, text=str(heard.text).strip()))
+        text = writable(text).strip()
+        segments.append(Segment(start_seconds=offset + start, end_seconds=offset + end, text=text))
         if logprob is not None:
-            count = len(getattr(heard, "tokens", None) or ()) or 1
+            count = len(entries(heard, "tokens")) or 1
             logprob_sum += logprob * count
             tokens += count
     return segments, logprob_sum, tokens
@@ -89,7 +107,7 @@ def joined(parts: Sequence[HeardPart], language: str | None, ref: EngineRef, aud
         text=glue.join(part.text for part in parts if part.text),
         language=detected,
         segments=[segment for part in parts for segment in part.segments],
-        confidence=None if mean is None else min(1.0, math.exp(mean)),
+        confidence=None if mean is None else math.exp(min(0.0, mean)),
         engine=ref,
         audio_seconds=audio_seconds,
     )
@@ -102,7 +120,7 @@ def usage_of(answer: object, model: ApiModel, audio_seconds: float) -> Usage:
     if seconds is not None and seconds >= 0:
         return Usage(float(model.usd_for_seconds(seconds)), "reported")
     given, made = getattr(usage, "input_tokens", None), getattr(usage, "output_tokens", None)
-    if isinstance(given, int) and isinstance(made, int):
+    if isinstance(given, int) and isinstance(made, int) and given >= 0 and made >= 0:
         by_tokens: Decimal | None = model.usd_for_tokens(given, made)
         if by_tokens is not None:
             return Usage(float(by_tokens), "reported")
@@ -112,3 +130,9 @@ def usage_of(answer: object, model: ApiModel, audio_seconds: float) -> Usage:
 def estimated(model: ApiModel, audio_seconds: float) -> Usage:
     """The cost by the audio that was sent."""
     return Usage(float(model.usd_for_seconds(audio_seconds)), "estimated")
+
+
+def unheard(model: ApiModel, audio_seconds: float) -> Usage:
+    """Of a request that may have been worked on though no answer says so; started seconds may be billed as whole."""
+    most = model.usd_for_seconds(math.ceil(audio_seconds))
+    return Usage(float(model.usd_for_seconds(audio_seconds)), "estimated", counted_usd=most)

@@ -1,6 +1,7 @@
 """One request to the API: through the gate, within its time, its outcome told to the breaker and the ledger."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from consumer.core.breaker import Breaker
 from consumer.core.budget import Exhausted, Grant
 from consumer.core.model import Recording, Wish
 from consumer.core.prices import ApiModel, microusd
-from consumer.engines.api_answer import HeardPart, Usage, estimated, heard_part, usage_of
+from consumer.engines.api_answer import HeardPart, Usage, heard_part, unheard, usage_of
 from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of
 from consumer.engines.api_gate import ApiGate
 from consumer.engines.api_limits import told_limits
@@ -59,8 +60,12 @@ class ApiCaller:
         *,
         settings: Settings,
         api_key: str,
+        longest_wait_seconds: float,
         clock: Callable[[], float],
     ) -> None:
+        """``longest_wait_seconds``: for a longer one that the API asks for, the caller opens the breaker, so that those
+        who wait for their turn can go elsewhere.
+        """
         self._client = client
         self._model = model
         self._gate = gate
@@ -69,6 +74,7 @@ class ApiCaller:
         self._timeout_seconds = settings.api_timeout_seconds
         self._upload = UPLOADS[settings.api_upload_format]
         self._api_key = api_key
+        self._longest_wait_seconds = longest_wait_seconds
         self._clock = clock
 
     async def hear(self, ask: Ask, ledger: Ledger) -> HeardPart:
@@ -78,12 +84,14 @@ class ApiCaller:
         """
         if not self._breaker.would_allow(self._clock()):
             raise self._left_alone()
-        most_microusd = self._model.most_microusd(ask.part.audio_seconds)
+        most_microusd = self._model.most_microusd(ask.part.sent_seconds)
         if (exhausted := ask.wish.purse.exhausted(most_microusd)) is not None:
             raise _unaffordable(exhausted)
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
-        turn = self._gate.turn(ask.part.audio_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most)
+        if wait_at_most is not None and (shut_seconds := self._gate.shut_seconds) >= wait_at_most:
+            raise _not_asked("the API's limits let nothing through before the deadline", shut_seconds)
+        turn = self._gate.turn(ask.part.sent_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most)
         async with turn as permit:
             ledger.queue_seconds += self._clock() - queued
             body = await asyncio.to_thread(encode_part, ask.recording, ask.part, self._upload)
@@ -109,8 +117,8 @@ class ApiCaller:
                     call.answered(answer)
         except asyncio.CancelledError:
             # nobody will read the answer, but the API may have worked on it
-            self._breaker.abandon(self._clock())
-            usage = estimated(self._model, ask.part.audio_seconds)
+            self._breaker.abandon(self._clock(), sent_at=started)
+            usage = unheard(self._model, ask.part.sent_seconds)
             self._enter(ledger, grant, ask.part, started, Reason.ENGINE_FAILED, usage)
             raise
         except Exception as error:
@@ -122,8 +130,9 @@ class ApiCaller:
         if heard is None:
             raise self._failed(garbled("something else"), ask.part, started, ledger, grant)
         now = self._clock()
-        self._breaker.record_success(now, slow=is_slow(now - started, ask.part.audio_seconds, self._settings))
-        usage = usage_of(answer, self._model, ask.part.audio_seconds)
+        slow = is_slow(now - started, ask.part.audio_seconds, self._settings)
+        self._breaker.record_success(now, slow=slow, sent_at=started)
+        usage = usage_of(answer, self._model, ask.part.sent_seconds)
         self._enter(ledger, grant, ask.part, started, "ok", usage)
         return heard
 
@@ -159,21 +168,21 @@ class ApiCaller:
             self._breaker.trip(error.detail, now)
         elif meaning.blame is Blame.FAILURE:
             slow = is_slow(now - started, part.audio_seconds, self._settings)
-            self._breaker.record_failure(now, error.detail, slow=slow)
+            self._breaker.record_failure(now, error.detail, slow=slow, sent_at=started)
         elif isinstance(error, TransientError):
-            self._breaker.abandon(now)
+            self._breaker.abandon(now, sent_at=started)
         else:
-            self._breaker.record_success(now)  # it read the request and judged it
-        usage = estimated(self._model, part.audio_seconds) if meaning.maybe_billed else Usage(0.0, "estimated")
+            self._breaker.record_success(now, sent_at=started)  # it read the request and judged it
+        usage = unheard(self._model, part.sent_seconds) if meaning.maybe_billed else Usage(0.0, "estimated")
         self._enter(ledger, grant, part, started, error.reason, usage)
-        if isinstance(error, SlowDownError) and error.retry_after_seconds is not None:
-            self._gate.hold(min(error.retry_after_seconds, self._timeout_seconds))
+        if isinstance(error, SlowDownError) and (error.retry_after_seconds or math.inf) <= self._longest_wait_seconds:
+            self._gate.hold(error.retry_after_seconds or 0.0)
         if isinstance(error, TransientError) and not meaning.again:
             return AttemptsExhaustedError(error, 1, error.detail)
         return error
 
     def _enter(self, ledger: Ledger, grant: Grant, part: Part, started: float, outcome: str, usage: Usage) -> None:
-        grant.settle(microusd(usage.cost_usd))
+        grant.settle(microusd(usage.cost_usd if usage.counted_usd is None else usage.counted_usd))
         seconds = self._clock() - started
         ledger.infer_seconds += seconds
         ledger.attempts.append(
@@ -190,11 +199,13 @@ class ApiCaller:
         )
 
     def _left_alone(self) -> AttemptsExhaustedError:
-        wait = self._breaker.wait_seconds(self._clock())
-        detail = f"the API is left alone for now: {self._breaker.reason}"
-        return AttemptsExhaustedError(
-            SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait or None), 0, detail
-        )
+        wait_seconds = self._breaker.wait_seconds(self._clock())
+        return _not_asked(f"the API is left alone for now: {self._breaker.reason}", wait_seconds)
+
+
+def _not_asked(detail: str, wait_seconds: float) -> AttemptsExhaustedError:
+    patience = SlowDownError(Reason.ENGINE_FAILED, detail, retry_after_seconds=wait_seconds or None)
+    return AttemptsExhaustedError(patience, 0, detail)
 
 
 def _unaffordable(exhausted: Exhausted) -> HoldError:

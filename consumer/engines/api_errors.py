@@ -10,6 +10,7 @@ from enum import StrEnum
 import httpx2
 import openai
 
+from consumer.engines.api_limits import last_said
 from consumer.errors import EventError, ReasonedError, RecordingError, SlowDownError, TransientError
 from schemas.codes import Reason
 
@@ -73,7 +74,7 @@ def meaning_of(error: Exception, now_unix: float, api_key: str = "") -> Meaning:
             if isinstance(error.__cause__, httpx2.ConnectError):
                 return _passing("the API cannot be reached; check OPENAI_BASE_URL and the network", maybe_billed=False)
             return _passing("the connection to the API broke", maybe_billed=True)
-        case ValueError():  # JSONDecodeError and UnicodeDecodeError among them
+        case ValueError() | RecursionError():  # JSONDecodeError and UnicodeDecodeError among them
             return garbled("broken JSON")
         case _:
             return _passing(f"the API client failed: {type(error).__name__}", maybe_billed=False)
@@ -101,7 +102,7 @@ def _of_status(error: openai.APIStatusError, now_unix: float, api_key: str) -> M
 
 
 def _of_refusal(error: openai.APIStatusError, said: str) -> Meaning:
-    if error.param in _OURS or error.code == "model_not_found":
+    if str(error.param) in _OURS or error.code == "model_not_found":
         return _tripped(f"{said}; check EARWITNESS_API_MODEL")
     if error.param == "language":
         wrong = EventError(Reason.UNSUPPORTED_LANGUAGE, f"{said}; publish the event without a language")
@@ -122,14 +123,14 @@ def is_billing(error: openai.APIStatusError) -> bool:
     """Whether more requests only cost time until somebody pays; a pace limit is not that."""
     marks = {str(error.code), str(error.type)}
     billing = bool(marks & _BILLING) or any(mark.endswith(_BILLING_SUFFIX) for mark in marks)
-    return error.status_code == 402 or (error.status_code in (403, 429) and billing)
+    return error.status_code == 402 or (error.status_code < 500 and billing)
 
 
 def retry_after_seconds(headers: Mapping[str, str], now_unix: float) -> float | None:
     """How long the API asks to wait: ``retry-after-ms``, else ``retry-after`` in seconds or as a date."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            asked = float(headers[name]) / unit
+            asked = float(last_said(headers[name])) / unit
         except (KeyError, ValueError):
             continue
         if math.isfinite(asked) and asked > 0:
@@ -144,7 +145,7 @@ def retry_after_seconds(headers: Mapping[str, str], now_unix: float) -> float | 
 
 
 def _may_retry(headers: Mapping[str, str]) -> bool:
-    return headers.get("x-should-retry", "").lower() != "false"
+    return last_said(headers.get("x-should-retry", "")).lower() != "false"
 
 
 def _detail(error: openai.APIStatusError, api_key: str) -> str:

@@ -26,10 +26,17 @@ def told_limits(headers: Mapping[str, str]) -> ToldLimits:
     holds = []
     for kind in ("requests", "audio-seconds", "tokens"):
         remaining = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-        if remaining == 0 and _limit(headers, kind) is not None:
+        # a server that has no limits may say so with zeros
+        is_limited = f"x-ratelimit-limit-{kind}" not in headers or _limit(headers, kind) is not None
+        if remaining == 0 and is_limited:
             holds.append(_seconds(headers.get(f"x-ratelimit-reset-{kind}", "")))
     hold = max((seconds for seconds in holds if seconds is not None), default=None)
     return ToldLimits(_limit(headers, "requests"), _limit(headers, "audio-seconds"), hold)
+
+
+def last_said(value: str) -> str:
+    """A header's own value; one that came more than once reads as a list."""
+    return value.rpartition(",")[2].strip()
 
 
 def _limit(headers: Mapping[str, str], kind: str) -> float | None:
@@ -39,7 +46,7 @@ def _limit(headers: Mapping[str, str], kind: str) -> float | None:
 
 def _number(text: str | None) -> float | None:
     try:
-        number = float(text or "")
+        number = float(last_said(text or ""))
     except ValueError:
         return None
     return number if math.isfinite(number) else None
@@ -47,6 +54,7 @@ def _number(text: str | None) -> float | None:
 
 def _seconds(text: str) -> float | None:
     """``12ms``, ``1s``, ``6m0s``, or a bare number of seconds."""
+    text = last_said(text)
     if _DURATION.fullmatch(text):
         return sum(float(amount) * _UNIT_SECONDS[unit] for amount, unit in _PIECE.findall(text))
     return _number(text)

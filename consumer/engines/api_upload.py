@@ -73,6 +73,11 @@ class Part:
     def audio_seconds(self) -> float:
         return (self.stop - self.start) / SAMPLE_RATE
 
+    @property
+    def sent_seconds(self) -> float:
+        """What the API gets, and so counts and bills: a blip is padded."""
+        return max(self.stop - self.start, SHORTEST_UPLOAD_SAMPLES) / SAMPLE_RATE
+
 
 def plan_parts(recording: Recording, model: ApiModel, upload: Upload = UPLOADS["flac"]) -> list[Part]:
     """Cut a recording into parts within the model's seconds and, whatever the audio is, its bytes.

@@ -21,7 +21,6 @@ from consumer.errors import EventError, HoldError, ReasonedError, SlowDownError,
 from consumer.settings import Settings
 from consumer.turns import Turns
 from schemas.codes import Hold, Reason, Route
-from schemas.models import Attempt
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,8 @@ _BILLED_ATTEMPTS = 8
 """Failed tries of one recording that an API may have billed, at most."""
 _LATE_SECONDS = 0.05
 _LATEST_SECONDS = 1.0
+_PATIENCE_SECONDS = 1.0
+"""For an API that asks for some and does not say how much."""
 _LONGEST_WAIT_SECONDS = 60.0
 """A wait is looked at again at least so often."""
 
@@ -175,16 +176,16 @@ class HybridEngine:
         try:
             heard = await self._hear(side, tries)
         except HoldError as error:
-            self._report(guarded, served=False)
+            self._report(guarded, started, served=False)
             tries.held[side] = error
             tries.attempts += error.attempts
             return None
         except TransientError as error:
             self._enter_failure(guarded, tries, error, started)
-            await self._after_failure(side, tries, error, served_before)
+            await self._after_failure(side, tries, error, served_before, started)
             return None
         except ReasonedError as error:
-            self._report(guarded, served=error.reason is not Reason.UNSUPPORTED_LANGUAGE)
+            self._report(guarded, started, served=error.reason is not Reason.UNSUPPORTED_LANGUAGE)
             self._enter_failure(guarded, tries, error, started)
             if error.reason is not Reason.UNSUPPORTED_LANGUAGE:
                 raise
@@ -192,15 +193,16 @@ class HybridEngine:
             return None
         except BaseException:
             if not guarded.guards_itself:
-                guarded.breaker.abandon(self._clock())
+                guarded.breaker.abandon(self._clock(), sent_at=started)
             raise
         # with nobody else to serve, a slow engine is better than none
         slow = len(self._sides) > 1 and is_slow(
             heard.infer_seconds or 0.0, heard.recognised.audio_seconds, self._settings
         )
-        self._report(guarded, served=True, slow=slow)
+        self._report(guarded, started, served=True, slow=slow)
         if not heard.attempts:
-            heard = replace(heard, attempts=[self._line(guarded, tries, "ok", started, heard.cost_usd)])
+            line = tries.line(guarded.engine.ref, "ok", self._clock() - started, heard.cost_usd)
+            heard = replace(heard, attempts=[line])
         return heard
 
     async def _hear(self, side: Side, tries: Tries) -> Heard:
@@ -224,11 +226,17 @@ class HybridEngine:
         needed = self._in_hand.seconds_to_serve(tries.recording.audio_seconds, critical=tries.wish.critical)
         return needed is not None and self._clock() + needed > tries.wish.deadline
 
-    async def _after_failure(self, side: Side, tries: Tries, error: TransientError, served_before: int) -> None:
+    async def _after_failure(
+        self, side: Side, tries: Tries, error: TransientError, served_before: int, started: float
+    ) -> None:
         guarded = self._sides[side]
+        delay = random.random() * self._backoff.ceiling(max(1, tries.failures + 1))  # noqa: S311 (jitter)
         if isinstance(error, SlowDownError):
             if not guarded.guards_itself:
-                guarded.breaker.abandon(self._clock())
+                guarded.breaker.abandon(self._clock(), sent_at=started)
+            elif guarded.breaker.would_allow(self._clock()):  # the other engine may have time
+                patience_seconds = delay + (error.retry_after_seconds or _PATIENCE_SECONDS)
+                tries.hold_off(side, error, self._wall_clock() + patience_seconds)
         else:
             tries.failures += 1
             billed = sum(attempt.cost_usd > 0 for attempt in tries.attempts)
@@ -239,19 +247,18 @@ class HybridEngine:
                 if own >= ATTEMPTS:
                     tries.unfit[side] = error
             if not guarded.guards_itself:
-                guarded.breaker.record_failure(self._clock(), error.detail)
+                guarded.breaker.record_failure(self._clock(), error.detail, sent_at=started)
         if self._state(side, tries) is not SideState.READY:
             return  # the router may know another way at once
-        delay = random.random() * self._backoff.ceiling(max(1, tries.failures))  # noqa: S311 (jitter)
         await self._wait(tries, max(delay, error.retry_after_seconds or 0.0))
 
-    def _report(self, guarded: Guarded, *, served: bool, slow: bool = False) -> None:
+    def _report(self, guarded: Guarded, started: float, *, served: bool, slow: bool = False) -> None:
         if guarded.guards_itself:
             return
         if served:
-            guarded.breaker.record_success(self._clock(), slow=slow)
+            guarded.breaker.record_success(self._clock(), slow=slow, sent_at=started)
         else:
-            guarded.breaker.abandon(self._clock())
+            guarded.breaker.abandon(self._clock(), sent_at=started)
 
     def _find_unfit(self, tries: Tries) -> None:
         for side, guarded in self._sides.items():
@@ -267,7 +274,7 @@ class HybridEngine:
         if side in tries.unfit:
             return SideState.UNFIT
         if self._held_seconds(side, tries) > 0:
-            return SideState.HELD
+            return SideState.UNPAID if tries.held[side].why is Hold.BUDGET_EXHAUSTED else SideState.HELD
         return SideState.READY if guarded.breaker.would_allow(self._clock()) else SideState.DOWN
 
     def _held_seconds(self, side: Side, tries: Tries) -> float:
@@ -284,9 +291,10 @@ class HybridEngine:
         }
         side = min(waits, key=lambda side: waits[side])
         seconds, deadline = waits[side], tries.wish.deadline
-        # a breaker may close before its time: an event that cannot wait for that time waits as long as it can
-        is_certain = self._held_seconds(side, tries) > 0 or deadline is None or now + seconds < deadline
-        if seconds > self._settings.max_hold_seconds and is_certain:
+        # a breaker may close before its time, and a probe is soon back: who cannot wait for that time waits here
+        is_open = self._sides[side].breaker.state is BreakerState.OPEN
+        may_wait = is_open and (deadline is None or now + seconds < deadline)
+        if seconds > self._settings.max_hold_seconds and (may_wait or self._held_seconds(side, tries) > 0):
             raise self._hold(side, seconds, tries)
         # a recording that has failed already lets fresh ones go first as the probe: it may be at fault itself
         await self._wait(tries, seconds + min(_LATEST_SECONDS, _LATE_SECONDS * tries.failures))
@@ -323,18 +331,7 @@ class HybridEngine:
         if error.attempts:
             tries.attempts += error.attempts
         elif not guarded.guards_itself:  # the API engine has entered what it sent, perhaps nothing
-            tries.attempts.append(self._line(guarded, tries, error.reason, started, 0.0))
-
-    def _line(self, guarded: Guarded, tries: Tries, outcome: str, started: float, cost_usd: float) -> Attempt:
-        return Attempt(
-            engine=guarded.engine.ref.name,
-            model=guarded.engine.ref.model,
-            outcome=outcome,
-            audio_seconds=tries.recording.audio_seconds,
-            cost_usd=cost_usd,
-            usage_source="measured",
-            seconds=self._clock() - started,
-        )
+            tries.attempts.append(tries.line(guarded.engine.ref, error.reason, self._clock() - started, 0.0))
 
     def _listener(self, side: Side) -> Callable[[BreakerState, BreakerState, str], None]:
         def changed(old: BreakerState, new: BreakerState, why: str) -> None:

@@ -30,6 +30,8 @@ from schemas.models import EngineRef
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
+_LONGEST_WAIT_SECONDS = 120.0
+"""For a longer one that the API asks for, it is left alone."""
 _LONGEST_HOLD_SECONDS = 3600.0
 _REMEMBERED_RECORDINGS = 256
 
@@ -59,7 +61,9 @@ class OpenAIEngine:
         self._sleep = sleep
         self._base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         self._api_key = api_key or os.environ.get("OPENAI_API_KEY") or ""
-        self._policy = RetryPolicy(attempts=settings.api_attempts)
+        # nothing is waited out here that an event is not held for
+        longest_wait_seconds = min(_LONGEST_WAIT_SECONDS, settings.max_hold_seconds)
+        self._policy = RetryPolicy(attempts=settings.api_attempts, longest_wait_seconds=longest_wait_seconds)
         self.breaker = breaker or new_breaker(settings, probe_lease_seconds=2 * settings.api_timeout_seconds)
         self.gate = ApiGate(
             requests_per_minute=settings.api_requests_per_minute,
@@ -111,16 +115,19 @@ class OpenAIEngine:
             self.breaker,
             settings=self._settings,
             api_key=self._api_key,
+            longest_wait_seconds=self._policy.longest_wait_seconds,
             clock=self._clock,
         )
         self._dispatcher = asyncio.create_task(self.gate.run(), name="api-dispatcher")
 
     def _new_client(self) -> AsyncOpenAI:
+        timeout_seconds = self._settings.api_timeout_seconds
         client = AsyncOpenAI(
             api_key=self._api_key or "none",
             base_url=self._base_url,
             max_retries=0,
-            timeout=httpx2.Timeout(self._settings.api_timeout_seconds, connect=_CONNECT_SECONDS),
+            # connecting ends well before the wall clock does, or it would look like a request that was worked on
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds / 2)),
         )
         _ = client.audio.transcriptions  # imported on first use
         return client

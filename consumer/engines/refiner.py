@@ -20,6 +20,7 @@ from consumer.core.budget import Exhausted, Grant
 from consumer.core.model import Heard, Wish
 from consumer.core.prices import microusd, total_usd
 from consumer.core.refine import REFINER, ChatPrice, Prompt, RefinePolicy, accepted, prompt_for
+from consumer.engines.api_answer import entries, writable
 from consumer.engines.api_errors import Blame, Meaning, garbled, meaning_of, scrubbed
 from consumer.engines.api_gate import ApiGate, Permit
 from consumer.engines.api_limits import told_limits
@@ -200,13 +201,13 @@ class Refiner:
                 answer = await self._request(correction.prompt)
         except asyncio.CancelledError:
             # nobody will read the answer, but the model may have worked on it
-            self.breaker.abandon(clock())
+            self.breaker.abandon(clock(), sent_at=started)
             self._enter(correction, grant, started, Reason.ENGINE_FAILED, most_usd, "estimated")
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and correction.is_hurried:
                 # it was cut off before its time: that says nothing of the model
-                self.breaker.abandon(clock())
+                self.breaker.abandon(clock(), sent_at=started)
                 self._enter(correction, grant, started, Reason.DEADLINE_EXCEEDED, most_usd, "estimated")
                 raise _UncorrectedError("the event's deadline came first") from error
             if isinstance(error, APIStatusError):
@@ -218,7 +219,7 @@ class Refiner:
         if content is None:
             self._failed(correction, grant, started, garbled("something else"))
             raise _UncorrectedError("the chat model answered 200 with something that is no whole answer")
-        self.breaker.record_success(clock())
+        self.breaker.record_success(clock(), sent_at=started)
         usd = self._reported_usd(answer)
         source = "estimated" if usd is None else "reported"
         self._enter(correction, grant, started, "ok", most_usd if usd is None else usd, source)
@@ -239,13 +240,13 @@ class Refiner:
         now = asyncio.get_running_loop().time()
         if isinstance(meaning.error, SlowDownError):
             self.gate.hold(min(meaning.error.retry_after_seconds or _SLOW_DOWN_SECONDS, _LONGEST_HOLD_SECONDS))
-            self.breaker.abandon(now)
+            self.breaker.abandon(now, sent_at=started)
         elif meaning.blame is Blame.TRIP:
             self.breaker.trip("it refuses every request, or is out of credit", now)
         elif meaning.blame is Blame.FAILURE:
-            self.breaker.record_failure(now, "no usable answer")
+            self.breaker.record_failure(now, "no usable answer", sent_at=started)
         else:
-            self.breaker.record_success(now)  # it read the request and judged it
+            self.breaker.record_success(now, sent_at=started)  # it read the request and judged it
         usd = correction.prompt.most_usd(self._price) if meaning.maybe_billed else Decimal(0)
         self._enter(correction, grant, started, Reason.ENGINE_FAILED, usd, "estimated")
 
@@ -281,11 +282,11 @@ class Refiner:
 
 def _content(answer: object) -> str | None:
     """The text of an answer that is whole; the SDK checks little, and gives HTML as a str."""
-    choices = answer.choices if isinstance(answer, ChatCompletion) else None
+    choices = entries(answer, "choices") if isinstance(answer, ChatCompletion) else []
     if not choices or getattr(choices[0], "finish_reason", None) in ("length", "content_filter"):
         return None
     content = getattr(getattr(choices[0], "message", None), "content", None)
-    return content if isinstance(content, str) and content.strip() else None
+    return writable(content) if isinstance(content, str) and content.strip() else None
 
 
 def _lines(correction: _Correction) -> list[Attempt]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from consumer.core.model import Heard, Recording, Wish
 from consumer.core.prices import spent_usd
 from consumer.core.router import Side
-from consumer.errors import EventError, HoldError, ReasonedError, TransientError
-from schemas.codes import Reason
-from schemas.models import Attempt
+from consumer.errors import EventError, HoldError, ReasonedError, SlowDownError, TransientError
+from schemas.codes import Hold, Reason
+from schemas.models import Attempt, EngineRef
 
 
 @dataclass(slots=True)
@@ -22,6 +22,22 @@ class Tries:
     unfit: dict[Side, ReasonedError] = field(default_factory=dict)
     held: dict[Side, HoldError] = field(default_factory=dict)
     """Sides that will not serve it before a known time."""
+
+    def hold_off(self, side: Side, error: SlowDownError, until: float) -> None:
+        """A side asks for patience; ``until`` is in seconds since 1970."""
+        self.held[side] = HoldError(Hold.ENGINE, Reason.DEADLINE_EXCEEDED, error.detail, until=until)
+
+    def line(self, ref: EngineRef, outcome: str, seconds: float, cost_usd: float) -> Attempt:
+        """A try of an engine that keeps no ledger of its own."""
+        return Attempt(
+            engine=ref.name,
+            model=ref.model,
+            outcome=outcome,
+            audio_seconds=self.recording.audio_seconds,
+            cost_usd=cost_usd,
+            usage_source="measured",
+            seconds=seconds,
+        )
 
 
 def with_history(heard: Heard, tries: Tries) -> Heard:

@@ -220,6 +220,44 @@ async def test_critical_events_go_to_the_api_by_policy_and_stay_local_while_it_i
     assert [attempt.engine for attempt in heard.attempts] == ["openai", "whisper"]
 
 
+async def test_an_api_that_only_asks_for_patience_keeps_no_event_from_an_engine_that_has_time(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api") as engine:
+        api.always(lambda _: too_fast())
+        heard, _ = await engine.transcribe(bench.recording(), Wish(urgency=Urgency(critical=True)))
+        assert engine.breaker_states()["fallback"] is BreakerState.CLOSED
+    assert heard.recognised.text == "local words"
+    assert len(api.calls) == 2
+
+
+async def test_an_event_waits_at_no_gate_that_opens_after_its_deadline(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api") as engine:
+        assert engine.api is not None
+        engine.api.gate.hold(60.0)
+        wish = Wish(urgency=Urgency(critical=True), deadline=bench.clock() + 30.0)
+        heard, _ = await engine.transcribe(bench.recording(), wish)
+    assert heard.recognised.text == "local words"
+    assert api.calls == []
+
+
+async def test_who_waits_for_a_turn_goes_elsewhere_once_the_api_asks_for_very_long_patience(bench: Bench) -> None:
+    async with ScriptedApi() as api, bench.with_api(api, critical_route="api", api_concurrency=1) as engine:
+        api.always(lambda _: too_fast(retry_after="1000000000"))
+        wishes = [Wish(urgency=Urgency(critical=True)) for _ in range(3)]
+        found = await asyncio.gather(*(engine.transcribe(bench.recording(), wish) for wish in wishes))
+    assert {heard.recognised.text for heard, _ in found} == {"local words"}
+    assert len(api.calls) == 1
+
+
+async def test_nobody_is_sent_away_for_as_long_as_a_probe_may_take(bench: Bench) -> None:
+    engine = bench.alone(max_hold_seconds=1.0)
+    bench.local.hung = asyncio.Event()
+    engine.breakers["primary"].trip("it was down", bench.clock(), hold_seconds=0.0)
+    both = [asyncio.create_task(engine.transcribe(bench.recording(), Wish())) for _ in range(2)]
+    await bench.local.called.wait()
+    bench.local.hung.set()
+    assert [route for _, route in await asyncio.gather(*both)] == [Route.LOCAL] * 2
+
+
 async def test_another_language_goes_to_the_engine_that_can(bench: Bench) -> None:
     german = Wish(language="de-AT")
     async with ScriptedApi() as api, bench.with_api(api) as engine:
@@ -390,7 +428,7 @@ async def test_with_the_apis_budget_used_up_the_local_engine_serves(bench: Bench
     api = Held(time.time() + 3600)
     engine = HybridEngine(bench.local, api, settings(critical_route="api"), clock=bench.clock)
     heard, route = await engine.transcribe(bench.recording(), Wish(urgency=Urgency(critical=True)))
-    assert (heard.recognised.text, route) == ("local words", Route.LOCAL)
+    assert (heard.recognised.text, route) == ("local words", Route.BUDGET_EXHAUSTED)
     assert api.calls == 1
     assert engine.breaker_states()["fallback"] is BreakerState.CLOSED
 

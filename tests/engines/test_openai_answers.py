@@ -1,9 +1,11 @@
 """What the API engine sends, and what it makes of good answers."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from consumer.core.quality import word_errors
 from consumer.engines import openai_api
 from consumer.engines.api_upload import UPLOADS, Part, encode_part, plan_parts, refused_format
 from consumer.errors import EventError, RecordingError, ServiceError
+from schemas.codec import encode
 from schemas.codes import Reason
 from tests.engines.api_bench import KEY, noise, running, settings, spooled
 from tests.support.recordings import recordings
-from tests.support.scripted_api import ScriptedApi, checksum, ok, whisper_recogniser
+from tests.support.scripted_api import Reply, ScriptedApi, checksum, ok, whisper_recogniser
 
 
 async def test_the_words_come_back_with_their_ledger_line(tmp_path: Path) -> None:
@@ -81,6 +84,40 @@ async def test_a_field_of_the_wrong_type_does_no_harm(tmp_path: Path) -> None:
         heard = await engine.transcribe(spooled(tmp_path, noise(1.0)), Wish())
     assert heard.recognised.text.startswith("heard 1.00")
     assert heard.attempts[0].usage_source == "estimated"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"logprobs": 5},
+        {"logprobs": [{"logprob": 1000}]},
+        {"languages": 5},
+        {"languages": ["en"]},
+        {"languages": {"code": "en"}},
+        {"languages": [{"code": 5}]},
+        {"usage": {"type": "tokens", "input_tokens": -9, "output_tokens": -9}},
+        {"text": "heard \ud800"},
+    ],
+)
+async def test_words_that_were_paid_for_are_kept_whatever_stands_beside_them(
+    tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    body = json.dumps({"text": "heard it", **odd})
+    async with ScriptedApi([Reply(body=body)]) as api, running(api, api_model="gpt-4o-transcribe") as engine:
+        heard = await engine.transcribe(spooled(tmp_path, noise(1.0)), Wish())
+    assert encode(heard.recognised)
+    assert heard.recognised.text.startswith("heard ")
+    assert [(attempt.outcome, attempt.cost_usd) for attempt in heard.attempts] == [("ok", 0.0001)]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"segments": 5}, {"language": 5}, {"segments": [{"start": 0, "end": 1, "tokens": 5, "avg_logprob": 9999}]}]
+)
+async def test_so_are_those_of_a_verbose_answer(tmp_path: Path, odd: dict[str, Any]) -> None:
+    body = json.dumps({"text": "heard it", **odd})
+    async with ScriptedApi([Reply(body=body)]) as api, running(api, api_model="whisper-1") as engine:
+        heard = await engine.transcribe(spooled(tmp_path, noise(1.0)), Wish())
+    assert [segment.text for segment in heard.recognised.segments] == ["heard it"]
 
 
 async def test_a_recording_above_the_limit_goes_in_parts_that_are_joined_in_order(

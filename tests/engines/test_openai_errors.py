@@ -57,6 +57,9 @@ async def failure_of(engine: OpenAIEngine, recording: Recording, wish: Wish | No
         (Reply(body='{"text": 5}'), True),
         (Reply(body='["text"]'), True),
         (Reply(body=""), True),
+        (Reply(body="[" * 100_000), True),
+        (Reply(body='{"text": null}'), True),
+        (Reply(body='{"error": {"message": "no", "code": "server_error"}}'), True),
     ],
 )
 async def test_a_passing_failure_is_tried_again_and_entered(
@@ -138,6 +141,21 @@ async def test_a_billing_429_opens_the_breaker_at_once(recording: Recording, cod
     assert len(api.calls) == 1
 
 
+async def test_billing_outranks_a_status_that_would_condemn_the_recording(recording: Recording) -> None:
+    broke = failed(400, "Billing hard limit has been reached", code="billing_hard_limit_reached")
+    async with ScriptedApi([broke]) as api, running(api) as engine:
+        error = await failure_of(engine, recording)
+        assert engine.breaker.state is BreakerState.OPEN
+    assert isinstance(error, TransientError)
+
+
+async def test_a_refusal_whose_fields_are_of_the_wrong_type_is_one_all_the_same(recording: Recording) -> None:
+    async with ScriptedApi([failed(422, "bad", param=["file"], code={})]) as api, running(api) as engine:
+        error = await failure_of(engine, recording)
+    assert error.reason is Reason.API_REJECTED
+    assert len(error.attempts) == 1
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key_opens_the_breaker_and_is_never_repeated(
     recording: Recording, status: int, caplog: pytest.LogCaptureFixture
@@ -189,6 +207,31 @@ async def test_a_wait_of_many_minutes_is_handed_on_instead_of_slept(recording: R
         assert error.retry_after_seconds == 600.0
         assert not engine.breaker.would_allow(time.monotonic() + 500)
     assert len(api.calls) == 1
+
+
+async def test_a_wait_longer_than_events_are_held_is_handed_on_too(recording: Recording) -> None:
+    slow_down = [too_fast(retry_after="30")]
+    async with ScriptedApi(slow_down) as api, running(api, max_hold_seconds=10.0) as engine:
+        error = await failure_of(engine, recording)
+        assert isinstance(error, SlowDownError)
+        assert 29 < engine.breaker.wait_seconds(time.monotonic()) <= 30
+    assert len(api.calls) == 1
+
+
+async def test_what_one_request_is_asked_to_wait_all_wait(recording: Recording) -> None:
+    async def shut_seconds(_seconds: float) -> None:
+        shut.append(engine.gate.shut_seconds)
+        raise asyncio.CancelledError
+
+    shut = list[float]()
+    async with ScriptedApi([too_fast(retry_after="30")]) as api:
+        chosen = settings(api_timeout_seconds=2.0)
+        engine = OpenAIEngine(chosen, base_url=api.base_url, api_key=KEY, sleep=shut_seconds)
+        await engine.start()
+        with pytest.raises(asyncio.CancelledError):
+            await engine.transcribe(recording, Wish())
+        await engine.stop()
+    assert shut == [pytest.approx(30.0, abs=1.0)]
 
 
 async def test_events_that_meet_a_probe_on_its_way_leave_its_verdict_alone(recording: Recording) -> None:
@@ -291,6 +334,7 @@ def test_retry_after_is_read_in_all_its_forms() -> None:
 
     assert read(retry_after_ms="1500", retry_after="9") == 1.5
     assert read(retry_after="2.5") == 2.5
+    assert read(retry_after="2, 3") == 3.0, "it came twice"
     assert read(retry_after=formatdate(1_000_030.0, usegmt=True)) == 30.0
     assert read(retry_after=formatdate(999_000.0, usegmt=True)) is None
     for nonsense in ("soon", "-1", "nan", "inf", "", "0"):

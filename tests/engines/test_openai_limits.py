@@ -132,6 +132,13 @@ def test_a_limit_that_makes_no_sense_says_nothing(nonsense: str) -> None:
     assert told_limits({}) == ToldLimits()
 
 
+def test_what_is_used_up_counts_without_a_word_of_the_limit_and_a_header_that_came_twice_counts_once() -> None:
+    used_up = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2s"}
+    assert told_limits(used_up) == ToldLimits(hold_seconds=2.0)
+    twice = {"x-ratelimit-limit-requests": "60, 30", **{name: f"{value}, {value}" for name, value in used_up.items()}}
+    assert told_limits(twice) == ToldLimits(requests=30.0, hold_seconds=2.0)
+
+
 async def test_urgent_requests_leave_the_queue_first() -> None:
     gate = ApiGate(requests_per_minute=100, audio_seconds_per_minute=1e6, concurrency=1)
     served: list[str] = []

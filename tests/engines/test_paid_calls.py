@@ -88,8 +88,8 @@ async def test_each_try_asks_for_the_most_it_can_cost_and_settles_what_it_did(tm
     async with ScriptedApi(script) as api, running(api) as engine:
         heard = await engine.transcribe(spooled(tmp_path, noise(2.4)), Wish(purse=money))
     assert money.granted == [3 * SECOND_MICROUSD] * 4, "seconds may be billed as started ones"
-    # a malformed answer may have been billed; the good one says itself what it is billed
-    assert money.settled == [0, 0, int(2.4 * SECOND_MICROUSD), 2 * SECOND_MICROUSD]
+    # a malformed answer may have been billed, by started seconds; the good one says itself what it is billed
+    assert money.settled == [0, 0, 3 * SECOND_MICROUSD, 2 * SECOND_MICROUSD]
     assert [attempt.cost_usd for attempt in heard.attempts] == [0.0, 0.0, 0.00018, 0.00015]
     assert heard.cost_usd == 0.00033
 
@@ -112,7 +112,7 @@ async def test_without_money_the_api_is_not_called_and_the_local_engine_serves(
     async with ScriptedApi() as api, behind(api) as engine:
         rich = await engine.transcribe(spooled(tmp_path, noise(1.5, 1)), critical(money))
         poor = await engine.transcribe(spooled(tmp_path, noise(1.5, 2)), critical(money))
-    assert (rich[1], poor[1]) == (Route.POLICY, Route.LOCAL)
+    assert (rich[1], poor[1]) == (Route.POLICY, Route.BUDGET_EXHAUSTED)
     assert len(api.calls) == 1
     assert money.settled == [112 + 1], "a started micro-dollar counts as one"
     assert [attempt.engine for attempt in poor[0].attempts] == ["simulated"]
@@ -148,6 +148,15 @@ async def test_what_was_tried_before_the_money_ran_out_stays_in_the_ledger(tmp_p
             await engine.transcribe(spooled(tmp_path, noise(1.0)), Wish(purse=money))
     assert [(attempt.outcome, attempt.cost_usd) for attempt in caught.value.attempts] == [("engine_failed", 75e-6)]
     assert money.settled == [SECOND_MICROUSD]
+
+
+async def test_a_blip_costs_what_is_sent_of_it(tmp_path: Path) -> None:
+    money = Money(1_000_000)
+    async with ScriptedApi() as api, running(api) as engine:
+        heard = await engine.transcribe(spooled(tmp_path, noise(0.05)), Wish(purse=money))
+    [call] = api.calls
+    assert money.settled == [int(call.audio_seconds * SECOND_MICROUSD)] == [15]
+    assert heard.cost_usd == 15e-6
 
 
 async def test_a_model_without_a_price_needs_no_money(tmp_path: Path) -> None:

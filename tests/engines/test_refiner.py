@@ -1,6 +1,7 @@
 """A chat model corrects texts within its bounds, and can neither fail nor delay an event beyond them."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from consumer.core.model import Heard, Urgency, Wish
 from consumer.engines.refiner import Refiner
 from consumer.errors import ServiceError
 from consumer.settings import Settings
+from schemas.codec import encode
 from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt, EngineRef, Recognised
 from tests.engines.test_paid_calls import Money
@@ -97,6 +99,8 @@ async def test_what_is_not_chosen_costs_nothing() -> None:
         (FIXED, html(), {}, WarningCode.REFINE_FAILED, None),
         (FIXED, None, {"finish_reason": "length"}, WarningCode.REFINE_FAILED, None),
         ("", None, {}, WarningCode.REFINE_FAILED, None),
+        (FIXED, Reply(body='{"choices": 5}'), {}, WarningCode.REFINE_FAILED, None),
+        (FIXED, Reply(body='{"error": {"message": "no"}}'), {}, WarningCode.REFINE_FAILED, None),
     ],
 )
 async def test_whatever_goes_wrong_the_text_stays_as_it_was_heard_with_a_warning(
@@ -113,6 +117,15 @@ async def test_whatever_goes_wrong_the_text_stays_as_it_was_heard_with_a_warning
     # what may have been worked on counts in full
     assert line.cost_usd == (purse.granted[0] / 1_000_000 if cost_usd is None else cost_usd)
     assert purse.settled == [round(line.cost_usd * 1_000_000)]
+
+
+async def test_a_correction_that_cannot_be_written_as_it_is_does_the_event_no_harm() -> None:
+    message = {"role": "assistant", "content": FIXED + "\ud800"}
+    reply = Reply(body=json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}))
+    async with ScriptedChat(_fix, reply) as api, _refining(api) as refiner:
+        heard = await refiner.refine(_heard(), DIGEST, Wish())
+    assert encode(heard.recognised)
+    assert heard.recognised.refined_text == FIXED + "?"
 
 
 async def test_a_model_that_says_nothing_of_its_tokens_counts_in_full() -> None:

@@ -97,7 +97,7 @@ def test_the_api_is_never_paid_more_than_the_budget_and_most_of_it_is_used(run: 
 
 def test_what_the_budget_does_not_cover_is_heard_by_the_own_engine(run: Run) -> None:
     routes = [run.found.transcript(f"e{number}").json["route"] for number in range(EVENTS)]
-    assert routes.count(Route.POLICY) + routes.count(Route.LOCAL) == EVENTS
+    assert routes.count(Route.POLICY) + routes.count(Route.BUDGET_EXHAUSTED) == EVENTS
     assert Decimal(routes.count(Route.POLICY)) * CALL_USD == run.billed_usd
     assert run.found.dead_letters == []
 

@@ -138,6 +138,19 @@ def test_a_late_success_from_before_does_not_close_an_open_one() -> None:
     assert subject.successes == 1
 
 
+def test_only_the_probe_judges_it_whatever_else_comes_back_meanwhile() -> None:
+    subject = breaker()
+    subject.trip("out of credit", 1.0)
+    assert subject.allow(11.0)
+    subject.record_success(12.0, sent_at=0.5)
+    subject.record_failure(12.0, "late", sent_at=0.5)
+    subject.abandon(12.0, sent_at=0.5)
+    assert subject.state is BreakerState.HALF_OPEN
+    assert not subject.allow(12.0), "no second probe beside the first"
+    subject.record_success(13.0, sent_at=11.0)
+    assert state_of(subject) is BreakerState.CLOSED
+
+
 def test_every_listener_hears_every_change_with_its_reason() -> None:
     subject = breaker()
     first: list[tuple[BreakerState, BreakerState, str]] = []

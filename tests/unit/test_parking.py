@@ -7,7 +7,7 @@ import pytest
 from consumer.core.event import Moves, Notes
 from consumer.core.model import Record
 from consumer.core.outcomes import Moment, Parked
-from consumer.core.parking import Waited, as_it_was, due_at
+from consumer.core.parking import Waited, as_it_was, due_at, encode_attempts
 from consumer.core.prices import spent_usd
 from schemas.codes import Header, Hold
 from schemas.models import Attempt
@@ -66,12 +66,24 @@ def test_it_says_until_when_and_for_what_on_whatever_clock_that_was_told() -> No
     assert not waited.has_waited_for(Hold.OFF_PEAK, UNTIL.timestamp())
 
 
-def test_what_it_has_cost_comes_back_with_it_and_free_tries_do_not() -> None:
-    again = parked(record(), attempt(0.25), attempt(0.0), attempt(0.5))
-    waited = Waited.of(again)
+def test_what_was_tried_comes_back_with_it_but_of_free_tries_only_so_many() -> None:
+    tries = [attempt(0.25), *[attempt(0.0)] * 30, attempt(0.5)]
+    waited = Waited.of(parked(record(), *tries))
     assert waited is not None
     assert spent_usd(waited.attempts) == 0.75
-    assert len(waited.attempts) == 2
+    assert len(waited.attempts) == 22
+    again = Waited.of(parked(record(), *waited.attempts, attempt(0.0)))
+    assert again is not None
+    assert len(again.attempts) == 22
+
+
+@pytest.mark.parametrize("cost", ["1e999", "-0.5"])
+def test_a_ledger_line_that_cannot_be_is_not_believed(cost: str) -> None:
+    line = encode_attempts([attempt(0.25)])
+    forged = ((Header.PARKED_UNTIL, b""), (Header.PARKED_ATTEMPTS, line.replace(b":0.25,", f":{cost},".encode())))
+    waited = Waited.of(record(headers=forged))
+    assert waited is not None
+    assert waited.attempts == []
 
 
 def test_an_event_that_is_parked_again_says_the_latest_only() -> None:

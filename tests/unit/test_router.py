@@ -11,6 +11,7 @@ from consumer.settings import Settings
 from schemas.codes import Route
 
 READY, DOWN, HELD, UNFIT, ABSENT = SideState.READY, SideState.DOWN, SideState.HELD, SideState.UNFIT, SideState.ABSENT
+UNPAID = SideState.UNPAID
 LOCAL = Go(Side.PRIMARY, Route.LOCAL)
 PLAIN, CRITICAL = Wish(), Wish(urgency=Urgency(critical=True))
 
@@ -30,6 +31,8 @@ PLAIN, CRITICAL = Wish(), Wish(urgency=Urgency(critical=True))
         (READY, HELD, LOCAL),
         (DOWN, HELD, Wait()),
         (HELD, ABSENT, Wait()),
+        (READY, UNPAID, LOCAL),
+        (DOWN, UNPAID, Wait()),
     ],
 )
 def test_a_plain_event_goes_local_while_it_can(primary: SideState, fallback: SideState, expected: Decision) -> None:
@@ -56,16 +59,23 @@ def test_work_only_goes_where_it_is_ready_and_is_refused_only_when_hopeless(
     if isinstance(decision, Go):
         assert states[decision.side] is READY
     elif isinstance(decision, Wait):
-        assert {DOWN, HELD} & set(states.values())
+        assert {DOWN, HELD, UNPAID} & set(states.values())
         assert READY not in states.values()
     else:
-        assert not {READY, DOWN, HELD} & set(states.values())
+        assert not {READY, DOWN, HELD, UNPAID} & set(states.values())
 
 
 def test_an_event_that_would_be_late_locally_goes_to_the_api_if_that_can_serve_it() -> None:
     assert Router().choose(PLAIN, READY, READY, late=True) == Go(Side.FALLBACK, Route.DEADLINE)
     assert Router().choose(PLAIN, READY, HELD, late=True) == LOCAL
     assert Router(rules=route_rules(["tenant=default:local"])).choose(PLAIN, READY, READY, late=True) == LOCAL
+
+
+def test_an_event_that_the_api_would_serve_if_it_were_paid_says_so() -> None:
+    instead = Go(Side.PRIMARY, Route.BUDGET_EXHAUSTED)
+    assert Router("api").choose(CRITICAL, READY, UNPAID) == instead
+    assert Router().choose(PLAIN, READY, UNPAID, late=True) == instead
+    assert Router("api").choose(CRITICAL, READY, HELD) == LOCAL
 
 
 def test_a_deferred_event_says_that_it_came_off_peak() -> None:
