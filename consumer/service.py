@@ -17,9 +17,9 @@ from consumer.audio.spool import Spool
 from consumer.core.budget import UNLIMITED
 from consumer.dedup.single_flight import SingleFlight
 from consumer.dedup.store import DedupSlices
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.breakers import OpenBreakers
 from consumer.engines.choose import choose_engine, profile_of
-from consumer.engines.dispatcher import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.second_looks import SecondLooks, second_looks
 from consumer.errors import EarwitnessError, ServiceError

@@ -6,7 +6,7 @@ from typing import Any
 
 from consumer.core.event import fingerprint
 from consumer.core.model import Engine
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.hybrid import HybridEngine
 from consumer.engines.local import LocalEngine
 from consumer.engines.openai_api import OpenAIEngine

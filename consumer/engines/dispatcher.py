@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 
 from consumer.core.batcher import Batch, Batcher, BatchLimits, Closed
 from consumer.core.model import Urgency
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.executor import Executor
 from consumer.engines.trials import Part, Trials
 from consumer.errors import ReasonedError, TransientError
@@ -44,22 +45,6 @@ class Served(Generic[R]):
     finished: float
     engine_seconds: float
     """Its share of the batch's run, by audio."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport(Generic[T]):
-    """A batch that went through; ``closed`` is None for a part of a batch that had failed as a whole."""
-
-    items: list[T]
-    closed: Closed | None
-    audio_seconds: float
-    padded_seconds: float
-    """What the model computed: every item as long as the longest, or a full window each."""
-    seconds: float
-    contexts: Sequence[Context] = ()
-    """Those in which the items were submitted: by them a trace finds its batches."""
-    slots: int = 1
-    """How many such batches can run side by side."""
 
 
 @dataclass(slots=True, eq=False)
@@ -264,7 +249,7 @@ class Dispatcher(Generic[T, R]):
         for ticket in tickets:
             ticket.begins()
         try:
-            answers = await self._run_batch(executor.number, [ticket.item for ticket in tickets])
+            answers = await self._run(executor, tickets, closed)
             if len(answers) != len(tickets):
                 raise RuntimeError(f"{len(answers)} answers for {len(tickets)} items: this is a bug")  # noqa: TRY301
         except WorkerDiedError as error:
@@ -287,6 +272,17 @@ class Dispatcher(Generic[T, R]):
         self._settle(tickets, answers, started, closed)
         executor.finished_at = self._clock()
         return []
+
+    async def _run(
+        self, executor: Executor, tickets: list[_Ticket[T, R]], closed: Closed | None
+    ) -> Sequence[R | ReasonedError]:
+        given = self._clock()
+        try:
+            return await self._run_batch(executor.number, [ticket.item for ticket in tickets])
+        except Exception as error:
+            began = max(given, executor.finished_at)
+            self._report(tickets, closed, self._clock() - began, type(error).__qualname__)
+            raise
 
     async def _dies_anyhow(self, executor: Executor) -> Exception | None:
         """What an executor that has died says to an item that harms none; None: it lives."""
@@ -325,11 +321,17 @@ class Dispatcher(Generic[T, R]):
             elif not ticket.settled:
                 share = (finished - started) * ticket.audio_seconds / audio_seconds if audio_seconds else 0.0
                 ticket.future.set_result(Served(answer, ticket.submitted, started, finished, share))
-        items = [ticket.item for ticket in tickets]
+        self._report(tickets, closed, finished - started)
+
+    def _report(
+        self, tickets: list[_Ticket[T, R]], closed: Closed | None, seconds: float, failed: str | None = None
+    ) -> None:
+        items, contexts = [ticket.item for ticket in tickets], [ticket.context for ticket in tickets]
+        audio_seconds = sum(ticket.audio_seconds for ticket in tickets)
         padded_seconds = len(items) * max(self._window_seconds or ticket.audio_seconds for ticket in tickets)
-        contexts, seconds = [ticket.context for ticket in tickets], finished - started
-        report = BatchReport(items, closed, audio_seconds, padded_seconds, seconds, contexts, len(self._executors))
-        self._observe(report)
+        self._observe(
+            BatchReport(items, closed, audio_seconds, padded_seconds, seconds, contexts, len(self._executors), failed)
+        )
 
     def _feeding_ended(self, task: asyncio.Task[None]) -> None:
         """Feeding ends by ``stop`` alone; should it ever fail, nobody may wait for it in vain."""

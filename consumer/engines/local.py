@@ -21,8 +21,9 @@ from consumer.core.hearing import PCM_TYPE, Family, HeardChunk, ModelInfo, Pcm, 
 from consumer.core.languages import primary_code
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.core.whisper import WINDOW_SAMPLES, WhisperFamily
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.children import IN_FLIGHT, EngineChildren
-from consumer.engines.dispatcher import BatchReport, Dispatcher, Served
+from consumer.engines.dispatcher import Dispatcher, Served
 from consumer.engines.silence_gate import SilenceGate, has_gate
 from consumer.engines.wire import ChunkAsk, info_from_wire
 from consumer.errors import EventError, ReasonedError, RecordingError, ServiceError, TransientError

@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 from consumer.core.batcher import Closed
 from consumer.core.model import Heard, Recording, Wish
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.batch_report import BatchReport
 from consumer.errors import TransientError
 from consumer.settings import Settings
 from schemas.codes import Reason

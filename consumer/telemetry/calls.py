@@ -93,8 +93,10 @@ def calling(
             raise
 
 
-def draw_batch(model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any]) -> None:
-    """The span of a batch that is over now, linked to the events whose chunks it held.
+def draw_batch(
+    model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any], *, failed: str | None = None
+) -> None:
+    """The span of a batch that is over now, linked to the events whose chunks it held. ``failed``: by which error.
 
     It lies in the trace of the first of them that is recorded: so a batch is kept whenever one of its events is.
     """
@@ -115,6 +117,9 @@ def draw_batch(model: str, seconds: float, members: Sequence[Context], attribute
         links=[Link(context) for context in contexts],
         start_time=end_ns - round(seconds * 1e9),
     )
+    if failed is not None:
+        span.set_attribute(ERROR_TYPE, failed)
+        span.set_status(Status(StatusCode.ERROR))
     span.end(end_ns)
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from consumer.core.hearing import PCM_TYPE
 from consumer.core.model import Recording, Urgency, Wish
 from consumer.engines import ctc
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.local import LocalEngine
 from consumer.engines.wire import ChunkAsk
 from consumer.errors import EventError, TransientError

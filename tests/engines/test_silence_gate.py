@@ -14,7 +14,7 @@ import pytest_asyncio
 from consumer.core.hearing import Samples, without
 from consumer.core.model import SAMPLE_RATE, Heard, Recording, Wish
 from consumer.engines import silence_gate
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.local import LocalEngine
 from consumer.engines.silence_gate import SilenceGate, has_gate
 from consumer.engines.wire import ChunkAsk

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from consumer.core.model import Record
-from consumer.engines.dispatcher import BatchReport
+from consumer.engines.batch_report import BatchReport
 from consumer.engines.watch import BatchWatch
 from consumer.telemetry import calls
 from consumer.telemetry.spans import Tracing
@@ -101,6 +101,16 @@ def test_a_batch_is_linked_to_each_event_whose_chunks_it_held(tracer: Traced) ->
     assert batch.end_time is not None
     assert batch.start_time is not None
     assert batch.end_time - batch.start_time == 500_000_000
+
+
+def test_a_batch_that_failed_is_seen_in_its_events_traces_and_is_no_work_done(tracer: Traced) -> None:
+    _, context = _member(tracer[0], "event")
+    watch = BatchWatch("tiny")
+    watch(BatchReport(["a"], None, 6.0, 8.0, 0.5, [context], 1, "WorkerDiedError"))
+    batch = _only(tracer[1])
+    assert batch.status.status_code is StatusCode.ERROR
+    assert (batch.attributes or {})["error.type"] == "WorkerDiedError"
+    assert (watch.load.chunks, watch.load.busy_seconds) == (0, 0.0)
 
 
 def test_a_batch_of_events_that_nobody_traces_has_no_span(tracer: Traced) -> None:
