@@ -1,4 +1,4 @@
-"""The span of a call to an API, as the real callers make it: of speech, and of a chat model's corrections."""
+"""Spans of engines, as their real callers make them: speech by an API, corrections by a chat model, a second engine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from consumer.core.model import Wish
+from consumer.engines.choose import choose_engine, choose_shadow
+from consumer.engines.shadow import Shadow
 from consumer.errors import ReasonedError
 from consumer.telemetry import calls
-from tests.engines.api_bench import KEY, noise, running, spooled
+from tests.engines.api_bench import KEY, noise, running, settings, spooled
 from tests.engines.test_refiner import DIGEST, heard_text, refining
 from tests.support.scripted_api import Reply, ScriptedApi, failed, hang, html
 from tests.support.scripted_chat import ScriptedChat
@@ -73,3 +75,17 @@ async def test_a_correction_that_failed_says_why(exporter: InMemorySpanExporter,
     async with ScriptedChat(lambda _: "", reply) as api, refining(api) as refiner:
         await refiner.refine(heard_text(), DIGEST, Wish())
     assert (_only(exporter).attributes or {})["error.type"] == told
+
+
+async def test_what_a_second_engine_of_ones_own_hears_is_seen_too(
+    exporter: InMemorySpanExporter, tmp_path: Path
+) -> None:
+    chosen = settings(engine="simulated", shadow_engine="simulated", shadow_share=1.0, simulated_realtime_factor=1000.0)
+    engine = choose_shadow(chosen, choose_engine(chosen))
+    assert engine is not None
+    await engine.start()
+    with calls._tracer.start_as_current_span("process") as process:
+        await Shadow(engine, chosen).compare(heard_text(), spooled(tmp_path, noise(1.0)), Wish())
+    await engine.stop()
+    batch, _ = exporter.get_finished_spans()
+    assert (batch.name, batch.parent) == ("speech_to_text simulated", process.get_span_context())
