@@ -39,7 +39,7 @@ from consumer.settings import Settings
 from consumer.settled import Memory, Settled, dead_lettered, describe
 from consumer.telemetry.spans import EventSpan, Tracing
 from schemas.codec import ContractError, decode_event, decode_recognised
-from schemas.codes import Hold, Reason, Route, WarningCode
+from schemas.codes import Header, Hold, Reason, Route, WarningCode
 from schemas.models import AudioEvent, Recognised, utc_now
 from schemas.topics import digest_partition
 
@@ -135,7 +135,7 @@ class Pipeline:
                 raise ContractError(Reason.INVALID_EVENT, f"the event is larger than max_event_bytes ({limit_bytes})")
             event = notes.event = decode_event(record.value)
         finally:
-            span.received(notes.published_at)
+            span.received(notes.published_at, parked=record.header(Header.PARKED_UNTIL) is not None)
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
         source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)
@@ -199,10 +199,12 @@ class Pipeline:
         journey.notes.attempts += hold.attempts
         left_seconds, deadline = hold.until - utc_now().timestamp(), journey.wish.deadline
         if deadline is not None and self._memory.clock() + left_seconds >= deadline:
+            journey.span.stage("hold", failed=hold.reason)
             raise EventError(hold.reason, f"{hold.detail}, which is after its deadline")
         if left_seconds > self._settings.max_hold_seconds and journey.may_travel(self._settings.max_event_bytes):
             return Parked(journey.notes, hold.why, datetime.fromtimestamp(hold.until, UTC))
         await asyncio.sleep(left_seconds)
+        journey.span.stage("hold")
         return None
 
     def _may_move(self, journey: Journey) -> bool:
@@ -255,27 +257,34 @@ class Pipeline:
             return None
 
     async def _land(self, journey: Journey, key: str, lead: Lead) -> Landing:
-        deadline = journey.wish.deadline
+        deadline, flights = journey.wish.deadline, self._memory.flights
+        journey.leads = not flights.has(key)
         try:
             async with asyncio.timeout(
                 None if deadline is None else max(0.0, deadline - self._memory.clock())
             ) as scope:
-                return await self._memory.flights.join(key, lead, critical=journey.wish.critical)
+                landing = await flights.join(key, lead, critical=journey.wish.critical)
+                if not journey.leads:
+                    journey.span.stage("wait", link=landing.flight.led_by)
+                return landing
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            await self._memory.flights.abandon(key)
+            await flights.abandon(key)
             late = too_late("the deadline passed while the recording was being heard")
             late.attempts = journey.spent
             journey.span.stage("wait", failed=late.reason)
             raise late from error
-        finally:
+        except ReasonedError as error:
             if not journey.leads:
-                journey.span.stage("wait")
+                journey.span.stage("wait", failed=error.reason)
+            raise
 
     async def _lead(self, journey: Journey, digest: str, flight: Flight) -> Result:
         """Have a recording heard, on behalf of all who want these bytes heard, and its text corrected if need be."""
-        journey.leads = True
+        if not journey.leads:
+            journey.span.stage("wait")  # for another, whose own address or deadline failed it
+        journey.leads, flight.led_by = True, journey.span.sampled
         wish = replace(journey.wish, urgency=flight.urgency, begins=flight.begins, spent=journey.spent.extend)
         heard, route = await self._hear(journey, digest, wish)
         heard = await self._looks.refine(heard, digest, wish)
@@ -303,6 +312,9 @@ class Pipeline:
                 if heard.shadow_seconds is not None:
                     span.stage("shadow")
                 return heard, route
+        except HoldError:
+            span.stage("queue")  # nothing failed: it goes on later
+            raise
         except ReasonedError as error:
             if under_way == "fetch" and source.fetch_seconds is not fetched_before:
                 span.stage("fetch", source.fetch_seconds)

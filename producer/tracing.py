@@ -28,7 +28,8 @@ def sending(tracer: Tracer, topic: str, key: str, event_id: str) -> Iterator[tup
         try:
             yield span, [(name, value.encode()) for name, value in carrier.items()]
         except Exception as error:
-            span.set_attribute(ERROR_TYPE, type(error).__qualname__)
+            # what this package raises always has the one name; what it was raised from tells them apart
+            span.set_attribute(ERROR_TYPE, type(error.__cause__ or error).__qualname__)
             raise
 
 

@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+from opentelemetry.trace import SpanContext
+
 from consumer.core.model import Heard, Urgency
 from consumer.errors import RecordingError, TransientError
 from consumer.turns import Turns
@@ -32,6 +34,8 @@ class Flight:
     begun: bool = False
     """It has cost something: then it goes on whoever leaves."""
     waiting: int = 0
+    led_by: SpanContext | None = None
+    """The recorded event that leads it, if it is recorded: its trace tells how it went."""
     taken: bool = False
     """Somebody is publishing it as the recognition that was paid; others publish it as cached."""
 

@@ -111,10 +111,11 @@ class ApiCaller:
     async def _send(self, ask: Ask, body: bytes, ledger: Ledger, grant: Grant) -> HeardPart:
         started = self._clock()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                with self._span(ask) as call:
+            with self._span(ask) as call:
+                async with asyncio.timeout(self._timeout_seconds):
                     answer = await self._request(body, ask.language)
-                    call.answered(answer)
+                heard = heard_part(answer, ask.part)
+                call.answered(answer, usable=heard is not None)
         except asyncio.CancelledError:
             # nobody will read the answer, but the API may have worked on it
             self._breaker.abandon(self._clock(), sent_at=started)
@@ -126,7 +127,6 @@ class ApiCaller:
                 self._gate.heed(told_limits(error.response.headers))
             meaning = meaning_of(error, time.time(), self._api_key)
             raise self._failed(meaning, ask.part, started, ledger, grant) from error
-        heard = heard_part(answer, ask.part)
         if heard is None:
             raise self._failed(garbled("something else"), ask.part, started, ledger, grant)
         now = self._clock()
@@ -137,8 +137,7 @@ class ApiCaller:
         return heard
 
     def _span(self, ask: Ask) -> AbstractContextManager[Call]:
-        at = self._client.base_url
-        return calling("openai", self._model.name, at.host, at.port, ask.part.audio_seconds)
+        return calling(self._model.name, self._client.base_url, audio_seconds=ask.part.audio_seconds)
 
     async def _request(self, body: bytes, language: str | None) -> object:
         # a nameless file is refused by the API, and only bytes can be sent whole

@@ -12,6 +12,7 @@ from consumer.engines.openai_api import OpenAIEngine
 from consumer.engines.served import BatchReport
 from consumer.engines.silence_gate import WHISPER_ENGINES, has_gate
 from consumer.engines.simulated import SimulatedEngine
+from consumer.engines.watch import BatchWatch
 from consumer.errors import ServiceError
 from consumer.settings import Settings
 
@@ -39,7 +40,9 @@ def choose_shadow(settings: Settings, serving: HybridEngine) -> Engine | None:
         raise ServiceError("shadow_engine is the engine that serves, with its own model: name another one, or none")
     if settings.shadow_engine == "openai" and serving.api is not None:
         return serving.api
-    return _new_engine(settings.model_copy(update=chosen), lambda _: None)
+    # its batches are no load of the engine that serves, and yet a part of their events' traces
+    drawn = BatchWatch("simulated" if settings.shadow_engine == "simulated" else chosen["model"])
+    return _new_engine(settings.model_copy(update=chosen), drawn)
 
 
 def _new_engine(settings: Settings, observe: Callable[[BatchReport[Any]], None]) -> Engine:

@@ -238,7 +238,7 @@ class Dispatcher(Generic[T, R]):
         for ticket in tickets:
             ticket.begins()
         try:
-            answers = await self._run_batch(executor.number, [ticket.item for ticket in tickets])
+            answers = await self._run(executor, tickets, closed)
             if len(answers) != len(tickets):
                 raise RuntimeError(f"{len(answers)} answers for {len(tickets)} items: this is a bug")  # noqa: TRY301
         except WorkerDiedError as error:
@@ -264,6 +264,17 @@ class Dispatcher(Generic[T, R]):
         self._settle(tickets, answers, started, closed)
         executor.finished_at = self._clock()
         return []
+
+    async def _run(
+        self, executor: Executor, tickets: list[_Ticket[T, R]], closed: Closed | None
+    ) -> Sequence[R | ReasonedError]:
+        given = self._clock()
+        try:
+            return await self._run_batch(executor.number, [ticket.item for ticket in tickets])
+        except Exception as error:
+            began = max(given, executor.finished_at)
+            self._report(tickets, closed, self._clock() - began, type(error).__qualname__)
+            raise
 
     async def _dies_anyhow(self, executor: Executor) -> Exception | None:
         """What an executor that has died says to an item that harms none; None: it lives."""
@@ -303,8 +314,7 @@ class Dispatcher(Generic[T, R]):
         started: float,
         closed: Closed | None,
     ) -> None:
-        finished = self._clock()
-        self.last_good_batch_at = finished
+        finished = self.last_good_batch_at = self._clock()
         self._trials.acquitted()
         audio_seconds = sum(ticket.audio_seconds for ticket in tickets)
         for ticket, answer in zip(tickets, answers, strict=True):
@@ -313,11 +323,17 @@ class Dispatcher(Generic[T, R]):
             elif not ticket.settled:
                 share = (finished - started) * ticket.audio_seconds / audio_seconds if audio_seconds else 0.0
                 ticket.future.set_result(Served(answer, ticket.submitted, started, finished, share))
-        items = [ticket.item for ticket in tickets]
+        self._report(tickets, closed, finished - started)
+
+    def _report(
+        self, tickets: list[_Ticket[T, R]], closed: Closed | None, seconds: float, failed: str | None = None
+    ) -> None:
+        items, contexts = [ticket.item for ticket in tickets], [ticket.context for ticket in tickets]
+        audio_seconds = sum(ticket.audio_seconds for ticket in tickets)
         padded_seconds = len(items) * max(self._window_seconds or ticket.audio_seconds for ticket in tickets)
-        contexts, seconds = [ticket.context for ticket in tickets], finished - started
-        report = BatchReport(items, closed, audio_seconds, padded_seconds, seconds, contexts, len(self._executors))
-        self._observe(report)
+        self._observe(
+            BatchReport(items, closed, audio_seconds, padded_seconds, seconds, contexts, len(self._executors), failed)
+        )
 
     def _feeding_ended(self, task: asyncio.Task[None]) -> None:
         """Feeding ends by ``stop`` alone; should it ever fail, nobody may wait for it in vain."""

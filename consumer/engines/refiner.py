@@ -27,6 +27,7 @@ from consumer.engines.api_limits import told_limits
 from consumer.engines.breakers import new_breaker
 from consumer.errors import EventError, ReasonedError, ServiceError, SlowDownError
 from consumer.settings import Settings
+from consumer.telemetry.calls import CHAT, calling
 from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt
 
@@ -197,8 +198,7 @@ class Refiner:
         clock = asyncio.get_running_loop().time
         started, most_usd = clock(), correction.prompt.most_usd(self._price)
         try:
-            async with asyncio.timeout_at(correction.ends):
-                answer = await self._request(correction.prompt)
+            answer = await self._request(correction)
         except asyncio.CancelledError:
             # nobody will read the answer, but the model may have worked on it
             self.breaker.abandon(clock(), sent_at=started)
@@ -225,16 +225,22 @@ class Refiner:
         self._enter(correction, grant, started, "ok", most_usd if usd is None else usd, source)
         return content
 
-    async def _request(self, prompt: Prompt) -> object:
+    async def _request(self, correction: _Correction) -> object:
         if self._client is None:
             raise _UncorrectedError("the service stops")
-        raw: LegacyAPIResponse[ChatCompletion] = await self._client.chat.completions.with_raw_response.create(
-            model=self._model,
-            messages=[{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
-            max_completion_tokens=prompt.output_tokens,
-        )
-        self.gate.heed(told_limits(raw.headers))
-        return raw.parse()
+        prompt = correction.prompt
+        raw: LegacyAPIResponse[ChatCompletion]
+        with calling(self._model, self._client.base_url, operation=CHAT) as call:
+            async with asyncio.timeout_at(correction.ends):
+                raw = await self._client.chat.completions.with_raw_response.create(
+                    model=self._model,
+                    messages=[{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
+                    max_completion_tokens=prompt.output_tokens,
+                )
+            self.gate.heed(told_limits(raw.headers))
+            answer = raw.parse()
+            call.answered(answer, usable=_content(answer) is not None)
+        return answer
 
     def _failed(self, correction: _Correction, grant: Grant, started: float, meaning: Meaning) -> None:
         now = asyncio.get_running_loop().time()

@@ -26,7 +26,7 @@ class Served(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class BatchReport(Generic[T]):
-    """A batch that went through; ``closed`` is None for a part of a batch that had failed as a whole."""
+    """A batch that went through, or failed as a whole; ``closed`` is None for a part of one that had failed so."""
 
     items: list[T]
     closed: Closed | None
@@ -38,3 +38,5 @@ class BatchReport(Generic[T]):
     """Those in which the items were submitted: by them a trace finds its batches."""
     slots: int = 1
     """How many such batches can run side by side."""
+    failed: str | None = None
+    """The kind of error that ended it."""

@@ -1,4 +1,4 @@
-"""Told of every batch that an engine finishes: adds it to the engine's load, and draws it into its events' traces."""
+"""Told of every batch of an engine: adds what was heard to the engine's load, and draws it into its events' traces."""
 
 import time
 from collections.abc import Callable
@@ -19,19 +19,20 @@ class BatchWatch:
 
     def __call__(self, report: BatchReport[Any]) -> None:
         closed = "retry" if report.closed is None else report.closed.value
-        self.load.add(
-            chunks=len(report.items),
-            closed=closed,
-            audio_seconds=report.audio_seconds,
-            padded_seconds=report.padded_seconds,
-            busy_seconds=report.seconds,
-            slots=report.slots,
-            now=self._clock(),
-        )
+        if report.failed is None:
+            self.load.add(
+                chunks=len(report.items),
+                closed=closed,
+                audio_seconds=report.audio_seconds,
+                padded_seconds=report.padded_seconds,
+                busy_seconds=report.seconds,
+                slots=report.slots,
+                now=self._clock(),
+            )
         attributes = {
             "earwitness.batch.chunks": len(report.items),
             "earwitness.batch.audio_seconds": report.audio_seconds,
             "earwitness.batch.padded_seconds": report.padded_seconds,
             "earwitness.batch.closed": closed,
         }
-        draw_batch(self._model, report.seconds, report.contexts, attributes)
+        draw_batch(self._model, report.seconds, report.contexts, attributes, failed=report.failed)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
 
+import httpx2
 from opentelemetry import trace
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import http_attributes as http
@@ -15,10 +16,21 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 
 from consumer.telemetry.spans import SPEECH_TO_TEXT, is_left_out
 
+API = "openai"
+"""The provider that calls of an API name, whoever's server speaks like it."""
+OWN = "earwitness"
+"""The provider of models that run here."""
+CHAT = gen_ai.GenAiOperationNameValues.CHAT.value
 _USAGE = (
-    (gen_ai.GEN_AI_USAGE_INPUT_TOKENS, "input_tokens"),
-    (gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, "output_tokens"),
+    # as transcriptions report them, and as chats do
+    (gen_ai.GEN_AI_USAGE_INPUT_TOKENS, ("input_tokens", "prompt_tokens")),
+    (gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, ("output_tokens", "completion_tokens")),
 )
+_ANSWER = ((gen_ai.GEN_AI_RESPONSE_MODEL, "model"), (gen_ai.GEN_AI_RESPONSE_ID, "id"))
+_PORTS = {"http": 80, "https": 443}
+_CHARACTERS = 256
+"""Of what a server says of itself."""
+_UNUSABLE = "unusable_answer"
 _tracer = trace.get_tracer("earwitness.engines")
 
 
@@ -28,34 +40,43 @@ class Call:
     def __init__(self, span: Span) -> None:
         self._span = span
 
-    def answered(self, answer: object) -> None:
-        """An answer came, with the tokens that it reports if it does."""
+    def answered(self, answer: object, *, usable: bool = True) -> None:
+        """An answer came, with the tokens that it reports if it does. ``usable``: it is what was asked for."""
         self._span.set_attribute(http.HTTP_RESPONSE_STATUS_CODE, 200)
+        for attribute, name in _ANSWER:
+            if isinstance(said := getattr(answer, name, None), str):
+                self._span.set_attribute(attribute, said[:_CHARACTERS])
         usage = getattr(answer, "usage", None)
-        for attribute, name in _USAGE:
-            if isinstance(tokens := getattr(usage, name, None), int):
-                self._span.set_attribute(attribute, tokens)
+        for attribute, names in _USAGE:
+            for name in names:
+                if isinstance(tokens := getattr(usage, name, None), int):
+                    self._span.set_attribute(attribute, tokens)
+        if not usable:
+            self._span.set_attribute(ERROR_TYPE, _UNUSABLE)
+            self._span.set_status(Status(StatusCode.ERROR))
 
 
 @contextmanager
-def calling(provider: str, model: str, host: str, port: int | None, audio_seconds: float) -> Iterator[Call]:
+def calling(
+    model: str, server_url: httpx2.URL, *, operation: str = SPEECH_TO_TEXT, audio_seconds: float | None = None
+) -> Iterator[Call]:
     """The span of one request to an API, below the span of the event that it is made for."""
     if is_left_out():
         yield Call(trace.INVALID_SPAN)
         return
     attributes: dict[str, Any] = {
-        gen_ai.GEN_AI_OPERATION_NAME: SPEECH_TO_TEXT,
-        gen_ai.GEN_AI_PROVIDER_NAME: provider,
+        gen_ai.GEN_AI_OPERATION_NAME: operation,
+        gen_ai.GEN_AI_PROVIDER_NAME: API,
         gen_ai.GEN_AI_REQUEST_MODEL: model,
         http.HTTP_REQUEST_METHOD: "POST",
-        server.SERVER_ADDRESS: host,
-        "earwitness.audio_seconds": audio_seconds,
+        server.SERVER_ADDRESS: server_url.host,
+        server.SERVER_PORT: server_url.port or _PORTS.get(server_url.scheme, 0),
     }
-    if port is not None:
-        attributes[server.SERVER_PORT] = port
+    if audio_seconds is not None:
+        attributes["earwitness.audio_seconds"] = audio_seconds
     # an exception's message may hold whatever the server said, so it is not recorded
     with _tracer.start_as_current_span(
-        f"{SPEECH_TO_TEXT} {model}",
+        f"{operation} {model}",
         kind=SpanKind.CLIENT,
         attributes=attributes,
         record_exception=False,
@@ -72,8 +93,10 @@ def calling(provider: str, model: str, host: str, port: int | None, audio_second
             raise
 
 
-def draw_batch(model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any]) -> None:
-    """The span of a batch that is over now, linked to the events whose chunks it held.
+def draw_batch(
+    model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any], *, failed: str | None = None
+) -> None:
+    """The span of a batch that is over now, linked to the events whose chunks it held. ``failed``: by which error.
 
     It lies in the trace of the first of them that is recorded: so a batch is kept whenever one of its events is.
     """
@@ -87,13 +110,16 @@ def draw_batch(model: str, seconds: float, members: Sequence[Context], attribute
         SpanKind.INTERNAL,
         attributes={
             gen_ai.GEN_AI_OPERATION_NAME: SPEECH_TO_TEXT,
-            gen_ai.GEN_AI_PROVIDER_NAME: "earwitness",
+            gen_ai.GEN_AI_PROVIDER_NAME: OWN,
             gen_ai.GEN_AI_REQUEST_MODEL: model,
             **attributes,
         },
         links=[Link(context) for context in contexts],
         start_time=end_ns - round(seconds * 1e9),
     )
+    if failed is not None:
+        span.set_attribute(ERROR_TYPE, failed)
+        span.set_status(Status(StatusCode.ERROR))
     span.end(end_ns)
 
 

@@ -64,7 +64,8 @@ def is_wanted(signal: str) -> bool:
     name = signal.upper()
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
-    if os.environ.get(f"OTEL_{name}_EXPORTER", "otlp") != "otlp":
+    # a list; and what is set to nothing counts as not set
+    if "otlp" not in map(str.strip, (os.environ.get(f"OTEL_{name}_EXPORTER") or "otlp").split(",")):
         return False
     return any(map(os.environ.get, ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT")))
 

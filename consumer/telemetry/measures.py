@@ -23,11 +23,13 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes as
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import SpanContext
 
+from consumer.core.cost import API_ENGINES
 from consumer.core.distribution import Distribution, Example
 from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
 from consumer.core.refine import REFINER
 from consumer.core.tally import Tally, attempts_of
 from consumer.telemetry import catalogue
+from consumer.telemetry.calls import API, CHAT, OWN
 from consumer.telemetry.catalogue import Instrument
 from consumer.telemetry.spans import SPEECH_TO_TEXT, EventSpan
 from schemas.codes import Route
@@ -125,8 +127,8 @@ class Measures:
     def _attempts(self, outcome: Transcribed | DeadLettered, sampled: SpanContext | None) -> None:
         for attempt in attempts_of(outcome):
             labels: Labels = (
-                (gen_ai.GEN_AI_OPERATION_NAME, "chat" if attempt.engine == REFINER else SPEECH_TO_TEXT),
-                (gen_ai.GEN_AI_PROVIDER_NAME, attempt.engine),
+                (gen_ai.GEN_AI_OPERATION_NAME, CHAT if attempt.engine == REFINER else SPEECH_TO_TEXT),
+                (gen_ai.GEN_AI_PROVIDER_NAME, API if attempt.engine in API_ENGINES else OWN),
                 (gen_ai.GEN_AI_REQUEST_MODEL, attempt.model),
                 *(((ERROR_TYPE, attempt.outcome),) if attempt.outcome != "ok" else ()),
             )

@@ -5,7 +5,8 @@ record is processed alone, so the conventions allow the sender as parent), and b
 
     receive → fetch → decode → queue → infer → (shadow) → (refine) → commit
 
-``wait`` stands for fetch to infer where another event has the same recording heard; its trace tells of those.
+``wait`` stands for fetch to infer where another event has the same recording heard, and is linked to it: its trace
+tells of those. ``hold`` is the time until an engine may be used; an event that was parked begins with ``parked``.
 
 Whether an event is recorded is decided once, when its ``process`` begins. Of one that is not nothing is made: what its
 sender said, or else the decision, travels on as text.
@@ -81,22 +82,27 @@ class EventSpan:
         elif self._carried:
             _UNRECORDED.set(self._carried["traceparent"])
 
-    def received(self, published_at: datetime) -> None:
-        """Work begins; until now the event lay in Kafka, or in its lane's backlog."""
+    def received(self, published_at: datetime, *, parked: bool = False) -> None:
+        """Work begins; until now the event lay in Kafka, or in its lane's backlog. ``parked``: it had been put off."""
         if self.is_recording:
             # a publisher's clock may be ahead of this one
             self._reached_ns = min(time.time_ns(), round(published_at.timestamp() * _NANOSECONDS))
-            self.stage("receive")
+            self.stage("parked" if parked else "receive")
 
-    def stage(self, name: str, seconds: float | None = None, *, failed: str | None = None) -> None:
-        """The next stage is over: it took so many seconds, or until now. ``failed``: the code of what ended it."""
+    def stage(
+        self, name: str, seconds: float | None = None, *, failed: str | None = None, link: SpanContext | None = None
+    ) -> None:
+        """The next stage is over: it took so many seconds, or until now. ``failed``: the code of what ended it;
+        ``link``: the event that did the work.
+        """
         if not self.is_recording:
             return
         start_ns, end_ns = self._reached_ns, time.time_ns()
         if seconds is not None:
             end_ns = min(end_ns, start_ns + round(seconds * _NANOSECONDS))
         end_ns = self._reached_ns = max(start_ns, end_ns)
-        span = self._tracer.start_span(name, self.context, start_time=start_ns)
+        links = [trace.Link(link)] if link is not None else None
+        span = self._tracer.start_span(name, self.context, links=links, start_time=start_ns)
         if failed is not None:
             span.set_attribute(ERROR_TYPE, failed)
             span.set_status(Status(StatusCode.ERROR))

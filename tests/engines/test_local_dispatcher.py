@@ -105,10 +105,12 @@ async def test_an_answer_comes_with_its_times_and_its_share_of_the_engine() -> N
 
 
 async def test_chunks_whose_child_was_killed_are_handed_in_again() -> None:
-    executor = Executor(b=[died()])
-    async with serving(executor) as dispatcher:
+    executor, reports = Executor(b=[died()]), list[BatchReport[str]]()
+    async with serving(executor, observe=reports.append) as dispatcher:
         assert await submit_all(dispatcher, "abcd") == {"a": "A", "b": "B", "c": "C", "d": "D"}
     assert executor.batches == [list("abcd"), ["a", "b"], ["c", "d"]]
+    told = [(report.items, report.failed) for report in reports]
+    assert told == [(list("abcd"), "WorkerDiedError"), (["a", "b"], None), (["c", "d"], None)]
 
 
 async def test_a_chunk_that_kills_every_child_is_poison_and_its_neighbours_are_heard() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextvars import Context, copy_context
 
+import httpx2
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -29,6 +30,7 @@ def tracer(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[trace.Tracer, InMe
 
 
 Traced = tuple[trace.Tracer, InMemorySpanExporter]
+AT = httpx2.URL("https://api.example/v1/")
 
 
 def _only(exporter: InMemorySpanExporter) -> ReadableSpan:
@@ -49,7 +51,7 @@ class _Answer:
 
 
 def test_a_call_says_what_was_asked_of_whom_and_never_what_was_said(tracer: Traced) -> None:
-    with calls.calling("openai", "gpt-transcribe", "api.example", 443, 12.5) as call:
+    with calls.calling("gpt-transcribe", AT, audio_seconds=12.5) as call:
         call.answered(_Answer())
     span = _only(tracer[1])
     assert (span.name, span.kind) == ("speech_to_text gpt-transcribe", SpanKind.CLIENT)
@@ -71,7 +73,7 @@ def test_a_call_says_what_was_asked_of_whom_and_never_what_was_said(tracer: Trac
     ("error", "told"), [(_RefusedError("key sk-secret"), "429"), (TimeoutError("sk-secret"), "TimeoutError")]
 )
 def test_a_call_that_failed_says_how_without_the_servers_words(tracer: Traced, error: Exception, told: str) -> None:
-    with pytest.raises(type(error)), calls.calling("openai", "m", "api.example", None, 1.0):
+    with pytest.raises(type(error)), calls.calling("m", AT):
         raise error
     span = _only(tracer[1])
     assert span.status.status_code is StatusCode.ERROR
@@ -101,6 +103,16 @@ def test_a_batch_is_linked_to_each_event_whose_chunks_it_held(tracer: Traced) ->
     assert batch.end_time - batch.start_time == 500_000_000
 
 
+def test_a_batch_that_failed_is_seen_in_its_events_traces_and_is_no_work_done(tracer: Traced) -> None:
+    _, context = _member(tracer[0], "event")
+    watch = BatchWatch("tiny")
+    watch(BatchReport(["a"], None, 6.0, 8.0, 0.5, [context], 1, "WorkerDiedError"))
+    batch = _only(tracer[1])
+    assert batch.status.status_code is StatusCode.ERROR
+    assert (batch.attributes or {})["error.type"] == "WorkerDiedError"
+    assert (watch.load.chunks, watch.load.busy_seconds) == (0, 0.0)
+
+
 def test_a_batch_of_events_that_nobody_traces_has_no_span(tracer: Traced) -> None:
     BatchWatch("tiny")(BatchReport(["a"], None, 6.0, 8.0, 0.5, [Context()], 1))
     assert tracer[1].get_finished_spans() == ()
@@ -110,7 +122,7 @@ async def test_a_call_lies_below_the_event_that_its_task_works_for(tracer: Trace
     event = tracer[0].start_span("process")
 
     async def hear() -> None:
-        with calls.calling("openai", "m", "api.example", 443, 1.0):
+        with calls.calling("m", AT):
             await asyncio.sleep(0)
 
     with trace.use_span(event):
@@ -125,11 +137,11 @@ def test_a_call_for_an_event_that_is_not_recorded_is_not_either_and_begins_no_tr
 
     def work() -> None:
         Tracing("group", provider).process(Record("audio.events", 0, 0, 0, None, b"", (sent,))).use()
-        with calls.calling("openai", "m", "api.example", 443, 1.0) as call:
+        with calls.calling("m", AT) as call:
             call.answered(_Answer())
 
     copy_context().run(work)
     assert tracer[1].get_finished_spans() == ()
-    with calls.calling("openai", "m", "api.example", 443, 1.0):
+    with calls.calling("m", AT):
         pass
     assert len(tracer[1].get_finished_spans()) == 1, "what is done for no event is a trace of its own"

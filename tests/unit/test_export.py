@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from consumer.core.outcomes import Moment
-from consumer.telemetry.export import exporting
+from consumer.telemetry.export import exporting, is_wanted
 from consumer.telemetry.measures import Measures
 from consumer.telemetry.meter import measuring
 from consumer.telemetry.spans import Tracing
@@ -68,6 +68,17 @@ def test_the_end_does_not_wait_for_a_collector_that_takes_no_metrics(
     with measuring("test", lambda data: data, registry=None) as meter:
         meter.create_observable_counter("lost", [_one])
     assert "telemetry_not_flushed in 0.1 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("named", "wanted"), [("", True), ("otlp", True), ("console, otlp", True), ("none", False), ("console", False)]
+)
+def test_which_exporters_are_wanted_is_a_list_and_nothing_stands_for_the_default(
+    monkeypatch: pytest.MonkeyPatch, named: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", named)
+    assert is_wanted("traces") is wanted
 
 
 def _exported(monkeypatch: pytest.MonkeyPatch, temporality: str) -> list[list[Metric]]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -92,6 +93,26 @@ def test_prometheus_is_told_what_was_committed() -> None:
     assert found["earwitness_stage_duration_seconds_count", (("earwitness_stage", "fetch"),)] == 3
     assert sums["messaging_client_operation_duration_seconds_count"] == 1
     assert sums["gen_ai_client_operation_duration_seconds_count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "provider", "operation"),
+    [
+        ("ctc", "earwitness", "speech_to_text"),
+        ("openai", "openai", "speech_to_text"),
+        ("refine", "openai", "chat"),
+    ],
+)
+def test_an_attempt_is_counted_under_the_names_that_its_span_has(engine: str, provider: str, operation: str) -> None:
+    attempt = Attempt(engine=engine, model="m", outcome="ok", audio_seconds=2.0, cost_usd=0.25, seconds=1.5)
+    measures = Measures("audio.events", "group")
+    measures.settled(replace(transcribed(), attempts=(attempt,)), Moment(utc_now(), 0.05), [], _span())
+    (point,) = _collected(measures)["gen_ai.client.operation.duration"].data_points
+    assert dict(point.attributes or {}) == {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": "m",
+    }
 
 
 def test_buckets_reach_from_a_lookup_to_a_night_and_count_the_edge_below() -> None:

@@ -37,7 +37,7 @@ def test_urgency_grows_once_and_tells_those_who_listen_at_that_moment() -> None:
     assert wish.critical
 
 
-class _Engine:
+class PatientEngine:
     """Hears when the test lets it."""
 
     is_idle = True
@@ -58,7 +58,7 @@ class _Engine:
         return Heard(Recognised(text="hello", engine=maker, audio_seconds=recording.audio_seconds), 0.0), Route.LOCAL
 
 
-class _Recordings(Recordings):
+class OneRecording(Recordings):
     """One recording, at every address; nothing is fetched or decoded."""
 
     def __init__(self) -> None:
@@ -78,12 +78,12 @@ class _Recordings(Recordings):
 
 
 async def test_a_critical_event_that_joins_a_recognition_makes_it_critical() -> None:
-    engine, slices = _Engine(), DedupSlices()
+    engine, slices = PatientEngine(), DedupSlices()
     async with asyncio.TaskGroup() as tasks:
         clock = asyncio.get_running_loop().time
         pipeline = Pipeline(
             Settings(),
-            recordings=_Recordings(),
+            recordings=OneRecording(),
             engine=engine,
             fingerprint=lambda _: "f",
             memory=Memory(SingleFlight(tasks, clock, 10.0), slices, clock),
