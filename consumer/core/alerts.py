@@ -205,10 +205,7 @@ def verdicts(
         *_budgets(seen.budgets),
         ("breaker_open", _breaker(seen.minutes, left_alone)),
         ("lag_growing", _lag(lag_growth, limits.lag_growth)),
-        (
-            "dead_letters",
-            _count(seen.hour.dead_letters, limits.dead_letters, HOUR_SECONDS, _new(seen.hour.dead_letters)),
-        ),
+        ("dead_letters", _letters(seen.hour.dead_letters, limits.dead_letters)),
     ]
 
 

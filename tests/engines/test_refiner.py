@@ -125,7 +125,7 @@ async def test_a_correction_that_cannot_be_written_as_it_is_does_the_event_no_ha
     message = {"role": "assistant", "content": FIXED + "\ud800"}
     reply = Reply(body=json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}))
     async with ScriptedChat(_fix, reply) as api, refining(api) as refiner:
-        refined = await refiner.refine(heard(), DIGEST, Wish())
+        refined = await refiner.refine(heard_text(), DIGEST, Wish())
     assert encode(refined.recognised)
     assert refined.recognised.refined_text == FIXED + "?"
 
