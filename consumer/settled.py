@@ -68,8 +68,7 @@ class Settled:
         """The transaction is committed: from now on others may know its dedup entry."""
         assert self.moment is not None
         self.memory.settled(self.outcome, self.moment, writes, self.span)
-        self.span.stage("commit")
-        self.span.end()
+        self.span.committed()
         if isinstance(self.outcome, Transcribed) and self.outcome.dedup is not None:
             entry = writes[-1]
             assert entry.key == self.outcome.dedup.key.encode()

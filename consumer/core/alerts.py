@@ -205,7 +205,7 @@ def verdicts(
         *_budgets(seen.budgets),
         ("breaker_open", _breaker(seen.minutes, left_alone)),
         ("lag_growing", _lag(lag_growth, limits.lag_growth)),
-        ("dead_letters", _count(seen.hour.dead_letters, limits.dead_letters, HOUR_SECONDS, "new dead letters")),
+        ("dead_letters", _letters(seen.hour.dead_letters, limits.dead_letters)),
     ]
 
 
@@ -294,16 +294,20 @@ def _spent(one: Standing) -> str:
     return f"{one.spent / 1e6:.2f} of {one.limit / 1e6:.2f} USD {whose}went to APIs in {one.key.period} (UTC)"
 
 
-def _count(value: int, threshold: int, window_seconds: float, what: str) -> Verdict:
-    return Verdict(
-        value, threshold, window_seconds, f"{value} {what}", over=value > threshold, clear=value <= threshold
-    )
+def _letters(letters: int, threshold: int) -> Verdict:
+    return _count(letters, threshold, HOUR_SECONDS, f"{letters} new dead letter{'' if letters == 1 else 's'}")
+
+
+def _count(value: int, threshold: int, window_seconds: float, detail: str) -> Verdict:
+    return Verdict(value, threshold, window_seconds, detail, over=value > threshold, clear=value <= threshold)
 
 
 def _breaker(minutes: Tally, left_alone: Sequence[str]) -> Verdict:
     names = ", ".join(sorted(minutes.left_alone.union(left_alone))) or "an engine"
-    what = f"events were settled or served elsewhere while {names} was left alone"
-    found = _count(minutes.breaker_open, 0, MINUTES_SECONDS, what)
+    count = minutes.breaker_open
+    served = f"{count} {'event was' if count == 1 else 'events were'} settled or served elsewhere"
+    told = f"{served} while {names} was left alone" if count else f"{names} is left alone"
+    found = _count(count, 0, MINUTES_SECONDS, told if count or left_alone else "no engine is left alone")
     return replace(found, value=found.value or 1, over=True, clear=False) if left_alone else found
 
 

@@ -106,7 +106,9 @@ def number(count: int) -> str:
 
 
 def hours(audio_seconds: float) -> str:
-    return f"{audio_seconds / 3600:,.2f} h"
+    if audio_seconds >= 36:
+        return f"{audio_seconds / 3600:,.2f} h"
+    return f"{audio_seconds:.1f} s" if audio_seconds else "-"
 
 
 def seconds(value: float | None) -> str:

@@ -128,8 +128,14 @@ class EventSpan:
         self._span.set_attribute(ERROR_TYPE, code)
         self._span.set_status(Status(StatusCode.ERROR, detail))
 
+    def committed(self) -> None:
+        """The outcome is: the last stage ends, and the event with it."""
+        self.stage("commit")
+        self.is_recording = False
+        self._span.end(self._reached_ns)
+
     def end(self) -> None:
-        """The outcome is committed, or somebody else's."""
+        """The outcome is somebody else's."""
         self.is_recording = False  # a recognition that others wait for goes on
         self._span.end()
 

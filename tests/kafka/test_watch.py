@@ -227,7 +227,7 @@ async def test_the_service_watches_its_own_metrics(kafka: Broker, tmp_path: Path
     settings = settings_for(kafka.bootstrap_servers, tmp_path, fetch_attempts=1)
     async with fresh_service(settings) as service:
         await publish(settings, Written(event("gone", (tmp_path / "gone.wav").as_uri()), b"gone"))
-        await service.until_log("alert_raised dead_letters 1 new dead letters")
+        await service.until_log("alert_raised dead_letters 1 new dead letter$")
     await until_alerts(settings, ("dead_letters", "raised"))
 
 
@@ -239,5 +239,5 @@ async def test_a_dead_api_that_nobody_stands_in_for_is_told_although_no_event_is
         environment = {"OPENAI_BASE_URL": api.base_url, "OPENAI_API_KEY": "x"}
         async with fresh_service(settings, **environment) as service:
             await publish(settings, Written(event("waits", make_clip(tmp_path, 1).uri), b"waits"))
-            await service.until_log("alert_raised breaker_open 0 events .* while primary was left alone")
+            await service.until_log("alert_raised breaker_open primary is left alone")
     assert await read(settings, settings.topics.metrics) == []

@@ -103,6 +103,17 @@ def test_stages_follow_each_other_without_a_gap_from_the_publishing_on(traced: T
         assert before.end_time == after.start_time
 
 
+def test_an_event_ends_with_its_commit(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.received(datetime.now(UTC))
+    span.committed()
+    span.stage("too late")
+    stages, process = _stages(exporter)
+    assert list(stages) == ["receive", "commit"]
+    assert stages["commit"].end_time == process.end_time
+
+
 def test_a_stage_of_known_length_never_ends_in_the_future(traced: Traced) -> None:
     tracing, exporter = traced
     span = tracing.process(_record())

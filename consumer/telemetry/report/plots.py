@@ -38,20 +38,23 @@ def plots(timeline: Timeline) -> list[Plot]:
     return [
         _plot("Throughput", f"events, {every}", _throughput(slices), barmode="stack"),
         _plot("Latency", f"from publication to commit, {every}", _latency(slices), yaxis=_LOG),
-        _plot("Latency by stage", stages, _stages(whole), xaxis=_LOG),
-        _plot("Cost by engine", f"US dollars, {every}; {cost} in all", _cost(slices, whole), barmode="stack"),
+        _plot("Latency by stage", stages, _stages(whole), xaxis=_LOG_ACROSS),
+        _plot("Cost by engine", f"{every}; {cost} in all", _cost(slices, whole), barmode="stack", yaxis=_DOLLARS),
         _plot("Cache share", f"of transcripts, {every}; {cached} in all", _cache(slices), yaxis=_SHARE),
         _plot("Word errors", _error_note(whole), _errors(slices), yaxis=_RATE),
         _plot("Length of recordings", f"events by length; {known} had one", _lengths(whole), **_CLASSES),
     ]
 
 
-_TICKS_MS = [digit * 10**power for power in range(10) for digit in (1, 3)]
-_LOG = {
-    "type": "log",
-    "tickvals": [tick / 1000 for tick in _TICKS_MS],
-    "ticktext": [f"{tick} ms" if tick < 1000 else f"{tick // 1000:,} s" for tick in _TICKS_MS],
-}
+def _log(ticks_ms: Sequence[int]) -> dict[str, Any]:
+    texts = [f"{tick} ms" if tick < 1000 else f"{tick // 1000:,} s" for tick in ticks_ms]
+    return {"type": "log", "tickvals": [tick / 1000 for tick in ticks_ms], "ticktext": texts}
+
+
+_LOG = _log([digit * 10**power for power in range(10) for digit in (1, 3)])
+_LOG_ACROSS = _log([10**power for power in range(10)])
+"""Side by side there is room for half of them, on a phone."""
+_DOLLARS = {"tickprefix": "$", "exponentformat": "none"}
 _CLASSES = {"xaxis": {"tickangle": -45, "nticks": 0}, "margin": {"b": 65}, "bargap": 0.08}
 _SHARE = {"tickformat": ".0%", "range": [0, 1.02]}
 _RATE = {"tickformat": ".1%", "rangemode": "tozero"}
