@@ -9,6 +9,9 @@ from typing import Any, Self
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
 SECONDS = 60.0
+PAUSE_SECONDS = 0.2
+_MOVING = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS")
+"""What is said while the group's coordinator moves to another broker: ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,9 @@ class Reader:
     def lags(self, topic: str) -> list[Lag]:
         """The group's committed offsets beside the partitions' ends."""
         wanted = [TopicPartition(topic, number) for number in range(self._partitions(topic))]
-        committed = self._consumer.committed(wanted, timeout=SECONDS)
         return [
             Lag(found.partition, found.offset, self._consumer.get_watermark_offsets(found, timeout=SECONDS)[1])
-            for found in committed
+            for found in self._committed(wanted)
         ]
 
     def read(self, topic: str) -> list[Seen]:
@@ -72,6 +74,16 @@ class Reader:
             return sorted(self._until_the_end(count), key=lambda seen: (seen.partition, seen.offset))
         finally:
             self._consumer.unassign()
+
+    def _committed(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
+        until = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self._consumer.committed(wanted, timeout=SECONDS)
+            except KafkaException as error:
+                if error.args[0].name() not in _MOVING or time.monotonic() > until:
+                    raise
+            time.sleep(PAUSE_SECONDS)
 
     def _partitions(self, topic: str) -> int:
         found = self._consumer.list_topics(topic, timeout=SECONDS).topics[topic]

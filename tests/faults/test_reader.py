@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from tests.faults import reader as module
 from tests.faults.load import Published
 from tests.faults.plan import PlannedEvent, Shape
-from tests.faults.reader import Reader, Seen
+from tests.faults.reader import Lag, Reader, Seen
 from tests.faults.verifier import Outputs, judge
 from tests.support.kafka import Broker, make_topic, topic_names
 
@@ -53,3 +54,29 @@ def test_what_was_aborted_is_not_seen_and_a_verifier_that_saw_it_would_call_it_a
     assert (len(committed), len(everything)) == (1, 2)
     assert judge([event], Outputs(committed, committed, [], []), [], [], []).doubled == 0
     assert judge([event], Outputs(everything, committed, [], []), [], [], []).doubled == 1
+
+
+class Moving:
+    """A connection to a group whose coordinator is on its way for the first two questions."""
+
+    def __init__(self, answers: list[int]) -> None:
+        self.answers = answers
+
+    def committed(self, wanted: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        if self.answers:
+            raise KafkaException(KafkaError(self.answers.pop(0)))
+        return [TopicPartition(one.topic, one.partition, 7) for one in wanted]
+
+    def get_watermark_offsets(self, _: TopicPartition, timeout: float) -> tuple[int, int]:
+        return 0, 9
+
+
+def test_a_coordinator_on_its_way_is_asked_again_and_a_refusal_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(Reader, "_partitions", lambda *_: 1)
+    moving = Moving([KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS])
+    monkeypatch.setattr(module, "Consumer", lambda _: moving)
+    assert Reader("nowhere", "group").lags("events") == [Lag(0, 7, 9)]
+    moving.answers = [KafkaError.GROUP_AUTHORIZATION_FAILED]
+    with pytest.raises(KafkaException):
+        Reader("nowhere", "group").lags("events")
