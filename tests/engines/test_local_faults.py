@@ -93,6 +93,7 @@ async def test_a_chunk_that_kills_the_child_is_isolated_and_its_neighbours_are_h
     assert "SIGSEGV" in verdict.detail
 
 
+@pytest.mark.patient
 async def test_a_chunk_that_eats_all_memory_is_isolated_and_its_neighbours_are_heard(
     engine: LocalEngine, tmp_path: Path
 ) -> None:
