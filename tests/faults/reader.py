@@ -79,11 +79,13 @@ class Reader:
         until = time.monotonic() + SECONDS
         while True:
             try:
-                return self._consumer.committed(wanted, timeout=SECONDS)
+                found: list[TopicPartition] = self._consumer.committed(wanted, timeout=SECONDS)
             except KafkaException as error:
                 if error.args[0].name() not in _MOVING or time.monotonic() > until:
                     raise
-            time.sleep(PAUSE_SECONDS)
+                time.sleep(PAUSE_SECONDS)
+            else:
+                return found
 
     def _partitions(self, topic: str) -> int:
         found = self._consumer.list_topics(topic, timeout=SECONDS).topics[topic]
