@@ -1,7 +1,8 @@
 """Turns of the event loop, shared out: what is quick for one is a block where thousands do it in one turn.
 
 Heartbeats, polls and timers come between two turns. So whoever does the same for many asks before each of them whether
-the turn has time left, and so does each of many who wake together: all of them ask one and the same object.
+the turn has time left, and so does each of many who wake together. Those who may meet in one turn ask one and the same
+object: the lanes and all that serves them one, the engines another.
 """
 
 import asyncio

@@ -249,20 +249,23 @@ class BudgetEntry(Model):
     at: Moment
 
 
+AlertName = Literal[
+    "latency_high",
+    "error_rate_high",
+    "quality_drop",
+    "budget_low",
+    "month_budget_low",
+    "tenant_budget_low",
+    "breaker_open",
+    "lag_growing",
+    "dead_letters",
+]
+
+
 class Alert(Model):
     """A threshold crossed, or met again."""
 
-    name: Literal[
-        "latency_high",
-        "error_rate_high",
-        "quality_drop",
-        "budget_low",
-        "month_budget_low",
-        "tenant_budget_low",
-        "breaker_open",
-        "lag_growing",
-        "dead_letters",
-    ]
+    name: AlertName
     state: Literal["raised", "cleared"]
     value: float
     threshold: float

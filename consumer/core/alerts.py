@@ -13,19 +13,8 @@ from typing import Literal
 
 from consumer.core.budget import EVERYBODY, Standing, period_seconds
 from consumer.core.windows import Tally, Window, WordSums
-from schemas.models import Alert, TranscriptionMetric
+from schemas.models import Alert, AlertName, TranscriptionMetric
 
-AlertName = Literal[
-    "latency_high",
-    "error_rate_high",
-    "quality_drop",
-    "budget_low",
-    "month_budget_low",
-    "tenant_budget_low",
-    "breaker_open",
-    "lag_growing",
-    "dead_letters",
-]
 MINUTES_SECONDS, HOUR_SECONDS, DAY_SECONDS, WEEK_SECONDS = 300.0, 3600.0, 86_400.0, 604_800.0
 CLEAR_SECONDS = 300.0
 CLEAR_SHARE = 0.9
