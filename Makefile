@@ -15,12 +15,16 @@ $(INSTALLED): compose/python.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
+# Two workers, each with a Kafka of its own; a module's tests stay together.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
+
 test: install
-	$(BIN)/pytest
+	$(PYTEST)
 
 # And the tests that take long for what they tell after an everyday change.
 test-all: install
-	$(BIN)/pytest -m "not bench and not observability"
+	$(PYTEST) -m "not bench and not observability"
 
 # A real Prometheus (Debian's) and a real OpenTelemetry Collector (built by Go in two minutes, once) around the service.
 test-observability: install

@@ -3,12 +3,15 @@
 ``python -m compose.kafka_jars --lock`` writes the lock anew after a change of ``ENDPOINT``.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ENDPOINT = "org.apache.kafka:kafka_2.13:4.2.0+org.slf4j:slf4j-simple:1.7.36"
@@ -28,7 +31,9 @@ def jars() -> list[Path]:
     locked = _locked()
     folder = cached_folder()
     if not folder.is_dir():
-        _download(folder)
+        with _alone():
+            if not folder.is_dir():
+                _download(folder)
     if wrong := [name for name, digest in locked.items() if _sha256(folder / name) != digest]:
         raise JarError(f"{folder}: not what {LOCK.name} names: {', '.join(wrong)}; remove the folder and try again")
     return [folder / name for name in locked]
@@ -51,17 +56,21 @@ def _locked() -> dict[str, str]:
 
 def _download(folder: Path) -> None:
     environment = _build()
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         filled = Path(scratch) / "jars"
         filled.mkdir()
         for jar in environment.all_jars:
             shutil.copyfile(jar, filled / jar.name)
-        try:
-            filled.rename(folder)  # whole or not at all
-        except OSError:
-            if not folder.is_dir():  # else another process was faster
-                raise
+        filled.rename(folder)  # whole or not at all
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Other processes that need the jars wait meanwhile: jgo's own cache knows no lock."""
+    _cache().mkdir(parents=True, exist_ok=True)
+    with (_cache() / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _build(*, update: bool = False):  # type: ignore[no-untyped-def]  # (jgo ships no types)

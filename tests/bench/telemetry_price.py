@@ -1,13 +1,12 @@
 """What telemetry costs on the cheapest path there is: events that are answered from the dedup topic.
 
-``python -m tests.bench.telemetry_price [--events 20000] [--pairs 4] [--minutes 9] [--out FILE.json]``: a real broker
-and a real service process for each run, on fresh topics with the same events, in turns: with everything off, with
-metrics (the HTTP port, scraped every five seconds, and OTLP as often), and with metrics and traces of a sampled share
-of the events. Of each round the runs are compared with its own run without telemetry; what is told is the median of the
-rounds, with the least and the most. After the first no round begins that would not end within ``--minutes``.
+``python -m tests.bench.telemetry_price [--minutes 5] [--sampled 0.01] [--out FILE.json]``: a real broker, and the real
+service in this process, whose telemetry is switched every two seconds: off, metrics, metrics and traces of a sampled
+share of the events, in rounds of random order. One run beside another cannot tell this: on shared cores they differ by
+a tenth with nothing changed. Told is the ratio of the sums of all rounds, and its 95 % interval, by drawing rounds.
 
-Two prices: of processor time for an event, which is the same on a busy machine, and of events a second. What "off"
-costs against no telemetry at all is too little to be seen so: it is counted alone, see ``telemetry_alone``.
+Two prices: of the event loop's processor time for an event, and of events a second. What is done once in a while (a
+scrape) is measured beside it, and what "off" costs against no telemetry at all is counted alone: ``telemetry_alone``.
 """
 
 import argparse
@@ -15,156 +14,202 @@ import asyncio
 import json
 import os
 import platform
+import random
+import signal
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.request import urlopen
 
-from confluent_kafka import Consumer, TopicPartition
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import ProxyTracerProvider
 
 from compose.kafka_probe import free_ports
 from compose.local_kafka import LocalKafka
+from consumer.core.model import Record
+from consumer.core.outcomes import Moment, Settlement, Write
 from consumer.kafka.topics import create
+from consumer.service import serve
 from consumer.settings import Settings
-from tests.bench.processes import cpu_seconds
+from consumer.telemetry.measures import Measures
+from consumer.telemetry.spans import EventSpan, Ids, Tracing
 from tests.bench.telemetry_alone import figures
-from tests.bench.throughput import make_recordings, publish, wait_for
+from tests.bench.throughput import RECORDINGS, make_recordings, publish
 from tests.support.otlp import collecting
-from tests.support.service import serving
 
 OFF, METRICS = "off", "metrics"
-_EVERY_SECONDS = 5.0
+_TURN_SECONDS, _UNCOUNTED_SECONDS = 2.0, 0.2
+"""Events that began in the turn before are settled by the end of the second: they count for nobody. Since events settle
+by the transaction, hundreds at once, short turns would catch one more or less.
+"""
+_LEAST_EVENTS = 500
+"""What a turn must have settled to count; fewer where Kafka had nothing ready."""
+_DRAWS = 1000
+_SCRAPES, _SCRAPE_EVERY_SECONDS = 20, 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One way to run the service."""
+class Turn:
+    """What was done with one kind of telemetry in the counted part of two seconds."""
 
-    name: str
-    sampled: float | None = None
-    """Share of events that are traced; None: none, and no tracer."""
-
-    def environment(self, endpoint: str) -> dict[str, str]:
-        if self.name == OFF:
-            return {}
-        interval_ms = f"{1000 * _EVERY_SECONDS:.0f}"
-        common = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_METRIC_EXPORT_INTERVAL": interval_ms}
-        if self.sampled is None:
-            return {**common, "OTEL_TRACES_EXPORTER": "none"}
-        return {
-            **common,
-            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-            "OTEL_TRACES_SAMPLER_ARG": str(self.sampled),
-        }
+    events: int
+    seconds: float
+    cpu_seconds: float
+    """Of the event loop's thread."""
 
 
-@contextmanager
-def scraped(port: int) -> Iterator[None]:
-    """Look at ``/metrics`` every five seconds; Prometheus by itself looks each minute."""
-    stop = threading.Event()
+@dataclass(slots=True)
+class Switch:
+    """Stands between the service and its telemetry, and counts what is settled."""
 
-    def look() -> None:
-        while port and not stop.wait(_EVERY_SECONDS):
-            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-                answer.read()
+    tracings: dict[str, Tracing]
+    """By kind of turn."""
+    kind: str = OFF
+    settled: int = 0
+    rounds: list[dict[str, Turn]] = field(default_factory=list)
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    def process(self, record: Record) -> EventSpan:
+        """In the place of ``Tracing.process``."""
+        return self.tracings[self.kind].process(record)
+
+    def telling(self, tell: Callable[..., None]) -> Callable[..., None]:
+        """In the place of ``Measures.settled``."""
+
+        def told(measures: Measures, outcome: Settlement, moment: Moment, writes: list[Write], span: EventSpan) -> None:
+            self.settled += 1
+            if self.kind != OFF:
+                tell(measures, outcome, moment, writes, span)
+
+        return told
+
+    def committing(
+        self, really: Callable[[Measures], AbstractContextManager[None]]
+    ) -> Callable[[Measures], AbstractContextManager[None]]:
+        """In the place of ``Measures.committing``."""
+        return lambda measures: really(measures) if self.kind != OFF else nullcontext()
+
+    async def turn(self, kind: str) -> Turn | None:
+        """One; None if too little came to say anything."""
+        self.kind = kind
+        await asyncio.sleep(_UNCOUNTED_SECONDS)
+        settled, used, began = self.settled, time.thread_time(), time.monotonic()
+        await asyncio.sleep(_TURN_SECONDS - _UNCOUNTED_SECONDS)
+        events, used, seconds = self.settled - settled, time.thread_time() - used, time.monotonic() - began
+        return Turn(events, seconds, used) if events >= _LEAST_EVENTS else None
+
+    async def play(self, events: int) -> None:
+        """Round after round until so many events are settled."""
+        order, draw = list(self.tracings), random.Random(1)
+        while self.settled < RECORDINGS + 1000:  # every recording is heard once: that is another path
+            await self.turn(OFF)
+        while self.settled < events:
+            draw.shuffle(order)
+            turns = {kind: await self.turn(kind) for kind in order}
+            found = {kind: turn for kind, turn in turns.items() if turn is not None}
+            if len(found) == len(order):
+                self.rounds.append(found)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """From the first lane's opening until the group has committed everything."""
+class Sums:
+    """Of one kind in many rounds."""
 
     events_per_second: float
     cpu_microseconds: float
-    """Of the service, for each event."""
+    """For each event."""
+
+    @classmethod
+    def of(cls, turns: Sequence[Turn]) -> "Sums":
+        """What they come to together."""
+        events = sum(turn.events for turn in turns)
+        used, seconds = sum(turn.cpu_seconds for turn in turns), sum(turn.seconds for turn in turns)
+        return cls(events / seconds, used / events * 1e6)
 
 
-async def one_run(kafka: LocalKafka, folder: Path, kind: Kind, number: int, asked: argparse.Namespace) -> Run:
-    name = f"telemetry-{number}-{kind.name}".replace(" ", "-").replace("%", "")
-    port = 0 if kind.name == OFF else free_ports(1)[0]
+def prices(rounds: Sequence[dict[str, Turn]], kind: str) -> dict[str, Any]:
+    """Of a kind against none: more processor time for an event, and fewer events a second, as shares."""
+    draw = random.Random(1)
+    drawn = [price(rounds, kind), *(price(draw.choices(rounds, k=len(rounds)), kind) for _ in range(_DRAWS))]
+    return {name: _told([one[name] for one in drawn]) for name in drawn[0]}
+
+
+def price(rounds: Sequence[dict[str, Turn]], kind: str) -> dict[str, float]:
+    """The same of exactly these rounds."""
+    on, off = (Sums.of([one[which] for one in rounds]) for which in (kind, OFF))
+    return {
+        "cpu": on.cpu_microseconds / off.cpu_microseconds - 1,
+        "throughput": 1 - on.events_per_second / off.events_per_second,
+    }
+
+
+def _told(values: Sequence[float]) -> dict[str, float]:
+    found, *drawn = values
+    edges = statistics.quantiles(drawn, n=40)  # 2.5 % steps
+    return {name: round(value, 4) for name, value in (("found", found), ("from", edges[0]), ("to", edges[-1]))}
+
+
+def scrape_milliseconds(port: int) -> float:
+    """Processor time of this whole process for one look at ``/metrics``, the look itself included."""
+    used = time.process_time()
+    for _ in range(_SCRAPES):
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            answer.read()
+    return (time.process_time() - used) / _SCRAPES * 1e3
+
+
+async def measure(kafka: LocalKafka, folder: Path, endpoint: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Serve all events, and compare."""
+    (port,) = free_ports(1)
+    events = round(asked.minutes * 60 * asked.rate)
     settings = Settings(
         kafka_bootstrap_servers=kafka.bootstrap_servers,
         partitions=asked.partitions,
         engine="simulated",
         fetch_allow=[f"file://{folder}/"],
-        state_dir=folder / f"state-{name}",
-        topic_prefix=name,
-        group_id=name,
+        state_dir=folder / "state",
+        topic_prefix="telemetry",
         http_port=port,
     )
     await create(settings)
-    publish(settings, make_recordings(folder), asked.events)
-    with collecting() as endpoint:
-        async with serving(settings, **kind.environment(endpoint)) as service:
-            consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": settings.group_id})
-            rows = [TopicPartition(settings.topics.events, partition) for partition in range(settings.partitions)]
-            ends = {row.partition: consumer.get_watermark_offsets(row)[1] for row in rows}
-            await service.until_log("lane_open")
-            begun, used = time.monotonic(), cpu_seconds(service.process.pid)
-            with scraped(port):
-                await asyncio.to_thread(
-                    wait_for, lambda: all(row.offset >= ends[row.partition] for row in consumer.committed(rows))
-                )
-            seconds, used = time.monotonic() - begun, cpu_seconds(service.process.pid) - used
-            consumer.close()
-            await service.stop()
-    return Run(asked.events / seconds, used / asked.events * 1e6)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median of the rounds, and how far they lie apart."""
-    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, 3) for name, value in found.items()}
-
-
-async def compare(asked: argparse.Namespace) -> dict[str, Any]:
-    """Rounds of one run each, every other one backwards, after one that does not count."""
-    kinds = [Kind(OFF), Kind(METRICS), *(Kind(f"metrics and {share:.0%} traced", share) for share in asked.sampled)]
-    runs: dict[str, list[Run]] = {kind.name: [] for kind in kinds}
-    alone = figures(asked.sampled)
-    end, longest = time.monotonic() + 60 * asked.minutes, 0.0
-    with tempfile.TemporaryDirectory() as name, LocalKafka(Path(name) / "kafka") as kafka:
-        for number in range(asked.pairs + 1):
-            if number > 1 and time.monotonic() + longest > end:
-                break
-            begun = time.monotonic()
-            for kind in kinds[:: 1 if number % 2 else -1]:
-                run = await one_run(kafka, Path(name), kind, number, asked)
-                rate, cost = f"{run.events_per_second:,.0f} events/s", f"{run.cpu_microseconds:.0f} µs of CPU each"
-                print(f"{f'round {number}' if number else 'warm-up'}: {kind.name}: {rate}, {cost}", flush=True)
-                if number:
-                    runs[kind.name].append(run)
-            longest = max(longest, time.monotonic() - begun)
-    pairs = {name: list(zip(found, runs[OFF], strict=True)) for name, found in runs.items() if name != OFF}
-    off_event_us = statistics.median(run.cpu_microseconds for run in runs[OFF])
+    await asyncio.to_thread(publish, settings, make_recordings(folder), events)
+    provider = TracerProvider(ParentBasedTraceIdRatio(asked.sampled), id_generator=Ids(), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))
+    nobody = Tracing(settings.group_id, ProxyTracerProvider())
+    traced = f"metrics and {asked.sampled:.0%} traced"
+    switch = Switch({OFF: nobody, METRICS: nobody, traced: Tracing(settings.group_id, provider)})
+    with (
+        patch("consumer.service.Tracing", lambda _group_id: switch),
+        patch.object(Measures, "settled", switch.telling(Measures.settled)),
+        patch.object(Measures, "committing", switch.committing(Measures.committing)),
+    ):
+        async with asyncio.TaskGroup() as tasks:
+            service = tasks.create_task(serve(settings))
+            # the last second is the tail: lanes end one after the other
+            await switch.play(events - round(asked.rate))
+            scrape_ms = await asyncio.to_thread(scrape_milliseconds, port)
+            os.kill(os.getpid(), signal.SIGTERM)  # as anybody stops a service
+            await service
+    provider.shutdown()
+    alone = figures([asked.sampled])
+    off = Sums.of([one[OFF] for one in switch.rounds])
     return {
-        "events": asked.events,
-        "rounds": len(runs[OFF]),
-        "events_per_second": {name: [round(run.events_per_second) for run in found] for name, found in runs.items()},
-        "cpu_microseconds": {name: [round(run.cpu_microseconds) for run in found] for name, found in runs.items()},
-        "price_of_cpu": {
-            name: spread([run.cpu_microseconds / off.cpu_microseconds - 1 for run, off in found])
-            for name, found in pairs.items()
-        },
-        "price_of_throughput": {
-            name: spread([1 - run.events_per_second / off.events_per_second for run, off in found])
-            for name, found in pairs.items()
-        },
+        "events": switch.settled,
+        "rounds": len(switch.rounds),
+        "off": {"events_per_second": round(off.events_per_second), "cpu_microseconds": round(off.cpu_microseconds)},
+        "price": {kind: prices(switch.rounds, kind) for kind in (METRICS, traced)},
+        "scrape_milliseconds": round(scrape_ms, 1),
+        "price_of_a_scrape_every_15_s": round(scrape_ms / 1e3 / _SCRAPE_EVERY_SECONDS, 4),
         "microseconds_alone": alone,
-        "off_price": {sender: round(value / off_event_us, 4) for sender, value in alone[OFF].items()},
+        "price_of_off": {sender: round(value / off.cpu_microseconds, 4) for sender, value in alone[OFF].items()},
         "cores": os.cpu_count(),
         "machine": platform.platform(),
     }
@@ -172,14 +217,14 @@ async def compare(asked: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=5.0, help="about so long, at --rate")
+    parser.add_argument("--rate", type=float, default=2500.0, help="events a second that this machine can do")
     parser.add_argument("--partitions", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--minutes", type=float, default=9.0, help="begin no round that would not end by then")
-    parser.add_argument("--sampled", type=float, nargs="*", default=[0.01, 1.0], help="shares of events to trace")
+    parser.add_argument("--sampled", type=float, default=0.01, help="share of events to trace")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     asked = parser.parse_args()
-    found = asyncio.run(compare(asked))
+    with tempfile.TemporaryDirectory() as name, LocalKafka(Path(name) / "kafka") as kafka, collecting() as endpoint:
+        found = asyncio.run(measure(kafka, Path(name), endpoint, asked))
     print(json.dumps(found, indent=1))
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
