@@ -259,6 +259,8 @@ class Parked:
 
 
 Settlement = Transcribed | DeadLettered | Moved | Parked
+ELSEWHERE = (Moved, Parked)
+"""These settle a record, not yet its event."""
 
 
 def _common(recognised: Recognised, warnings: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import NamedTuple
 
-from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
+from consumer.core.outcomes import ELSEWHERE, DeadLettered, Moment, Settlement, Transcribed, Write
 from consumer.core.ring import MinuteRing
 from schemas.codes import Reason, Route
 from schemas.models import Attempt
@@ -34,7 +34,7 @@ class Latest(NamedTuple):
     audio_seconds: float | None = None
     cached: bool = False
     text: str | None = None
-    """None where texts are not kept; of a dead letter, its detail."""
+    """None where texts are not shown; of a dead letter, its detail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Quantiles:
 class Tally:
     """One writer: whoever confirms outcomes."""
 
-    def __init__(self, *, keep_texts: bool = False) -> None:
-        self._keep_texts = keep_texts
+    def __init__(self, *, show_texts: bool = False) -> None:
+        self._show_texts = show_texts
         self._minute = MinuteRing(2)
         self._latencies: deque[tuple[float, float]] = deque(maxlen=_LATENCIES)
         self.transcribed: Counter[tuple[Route, bool]] = Counter()
@@ -69,30 +69,60 @@ class Tally:
         """By engine and model."""
         self.wrong_words = 0
         self.reference_words = 0
-        self.transcripts: deque[Latest] = deque(maxlen=_LATEST)
-        self.letters: deque[Latest] = deque(maxlen=_LATEST)
+        self._transcripts: deque[tuple[float, float, Transcribed]] = deque(maxlen=_LATEST)
+        self._letters: deque[tuple[float, float, DeadLettered]] = deque(maxlen=_LATEST)
 
     @property
     def settled(self) -> int:
         """Outcomes, each of which has a metric event."""
         return sum(self.transcribed.values()) + sum(self.dead_letters.values())
 
+    @property
+    def transcripts(self) -> list[Latest]:
+        """The last ones, the oldest first."""
+        return [
+            Latest(
+                at,
+                outcome.notes.event.event_id,
+                outcome.notes.event.tenant,
+                latency_seconds,
+                outcome.route,
+                outcome.recognised.audio_seconds,
+                outcome.cached,
+                self._shown(outcome.recognised.text),
+            )
+            for at, latency_seconds, outcome in list(self._transcripts)
+            if outcome.notes.event is not None
+        ]
+
+    @property
+    def letters(self) -> list[Latest]:
+        """The last dead letters, the oldest first."""
+        return [
+            Latest(
+                at, outcome.event_id, outcome.tenant, latency_seconds, outcome.reason, text=self._shown(outcome.detail)
+            )
+            for at, latency_seconds, outcome in list(self._letters)
+        ]
+
     def add(self, outcome: Settlement, moment: Moment, writes: list[Write], latency_seconds: float) -> None:
         """An outcome whose transaction is committed, with what was written for it, and how long it took in all."""
         for write in writes:
             self.sent[write.topic] += 1
-        if isinstance(outcome, Moved | Parked):
+        if isinstance(outcome, ELSEWHERE):
             self.moved += 1
             return
         at = moment.now.timestamp()
         self._latencies.append((at, latency_seconds))
-        audio_seconds = 0.0
         if isinstance(outcome, Transcribed):
-            audio_seconds = outcome.recognised.audio_seconds
-            self._transcribed(outcome, at, latency_seconds)
+            self._transcribed(outcome)
+            self._transcripts.append((at, latency_seconds, outcome))
+            self._minute.add(at, 1, outcome.recognised.audio_seconds)
         else:
-            self._dead_lettered(outcome, at, latency_seconds)
-        self._minute.add(at, 1, audio_seconds)
+            self.dead_letters[outcome.reason] += 1
+            self._enter(outcome)
+            self._letters.append((at, latency_seconds, outcome))
+            self._minute.add(at, 1, 0.0)
 
     def per_second(self, now: float) -> tuple[float, float]:
         """Events and seconds of audio settled in a second, over the last minute. ``now`` in Unix time."""
@@ -111,34 +141,17 @@ class Tally:
         p50, p95, p99 = (recent[min(len(recent) - 1, int(len(recent) * part))] for part in (0.5, 0.95, 0.99))
         return Quantiles(len(recent), p50, p95, p99)
 
-    def _transcribed(self, outcome: Transcribed, at: float, latency_seconds: float) -> None:
-        notes, recognised = outcome.notes, outcome.recognised
-        assert notes.event is not None
+    def _transcribed(self, outcome: Transcribed) -> None:
         self.transcribed[outcome.route, outcome.cached] += 1
-        self.audio_seconds[outcome.cached] += recognised.audio_seconds
-        if outcome.attempts or notes.attempts:
+        self.audio_seconds[outcome.cached] += outcome.recognised.audio_seconds
+        if outcome.attempts or outcome.notes.attempts:
             self._enter(outcome)
         if outcome.wer is not None:
             self.wrong_words += outcome.wer.errors
             self.reference_words += outcome.wer.words
-        self.transcripts.append(
-            Latest(
-                at,
-                notes.event.event_id,
-                notes.event.tenant,
-                latency_seconds,
-                outcome.route,
-                recognised.audio_seconds,
-                outcome.cached,
-                recognised.text[:_TEXT_CHARACTERS] if self._keep_texts else None,
-            )
-        )
 
-    def _dead_lettered(self, outcome: DeadLettered, at: float, latency_seconds: float) -> None:
-        self.dead_letters[outcome.reason] += 1
-        self._enter(outcome)
-        text = outcome.detail[:_TEXT_CHARACTERS] if self._keep_texts else None
-        self.letters.append(Latest(at, outcome.event_id, outcome.tenant, latency_seconds, outcome.reason, text=text))
+    def _shown(self, text: str) -> str | None:
+        return text[:_TEXT_CHARACTERS] if self._show_texts else None
 
     def _enter(self, outcome: Transcribed | DeadLettered) -> None:
         for attempt in attempts_of(outcome):

@@ -24,7 +24,7 @@ from consumer.engines.breakers import is_slow
 from consumer.errors import HoldError, SlowDownError, TransientError
 from consumer.retrying import AttemptsExhaustedError
 from consumer.settings import Settings
-from consumer.telemetry.calls import Call, calling
+from consumer.telemetry.calls import Call, calling, waits_for_api
 from schemas.codes import Hold, Reason
 from schemas.models import Attempt
 
@@ -89,7 +89,9 @@ class ApiCaller:
             raise _unaffordable(exhausted)
         queued = self._clock()
         wait_at_most = None if ask.wish.deadline is None else max(0.0, ask.wish.deadline - queued)
-        if wait_at_most is not None and (shut_seconds := self._gate.shut_seconds) >= wait_at_most:
+        if (shut_seconds := self._gate.shut_seconds) > 0:
+            waits_for_api(self._gate.shut_why, shut_seconds)
+        if wait_at_most is not None and shut_seconds >= wait_at_most:
             raise _not_asked("the API's limits let nothing through before the deadline", shut_seconds)
         turn = self._gate.turn(ask.part.sent_seconds, urgency=ask.wish.urgency, wait_at_most=wait_at_most)
         async with turn as permit:

@@ -123,6 +123,11 @@ class ApiGate:
         unshared = self._share.grows_in(now) if self._share.value(now) <= 0 else 0.0
         return max(unshared, self._held_until - now, 0.0)
 
+    @property
+    def shut_why(self) -> str:
+        """``asked_to_wait`` by the API, or ``no_share_yet``; only while it is shut."""
+        return "asked_to_wait" if self._share.value(self._clock()) > 0 else "no_share_yet"
+
     def set_share(self, share: float) -> None:
         """This process's part of the group's limits, 0 to 1: the partitions it owns over all of them."""
         now = self._clock()

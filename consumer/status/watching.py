@@ -31,7 +31,7 @@ async def watched(settings: Settings, loop_monitor: LoopMonitor) -> AsyncIterato
     if not settings.http_port and not is_wanted("metrics"):
         yield Vitals(settings, loop_monitor, None)
         return
-    measures = Measures(settings.topics.events, settings.group_id, keep_texts=settings.http_show_texts)
+    measures = Measures(settings.topics.events, settings.group_id, show_texts=settings.http_show_texts)
     vitals = Vitals(settings, loop_monitor, measures)
     registry = CollectorRegistry() if settings.http_port else None
     async with AsyncExitStack() as stack:

@@ -93,6 +93,11 @@ def calling(
             raise
 
 
+def waits_for_api(why: str, seconds: float) -> None:
+    """The calling task's event begins to queue for an API that lets nobody through for so long at least."""
+    trace.get_current_span().add_event("api_shut", {"earwitness.why": why, "earwitness.seconds": round(seconds, 3)})
+
+
 def draw_batch(
     model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any], *, failed: str | None = None
 ) -> None:

@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanContext
 
 from consumer.core.cost import API_ENGINES
 from consumer.core.distribution import Distribution, Example
-from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
+from consumer.core.outcomes import ELSEWHERE, DeadLettered, Moment, Settlement, Transcribed, Write
 from consumer.core.refine import REFINER
 from consumer.core.tally import Tally, attempts_of
 from consumer.telemetry import catalogue
@@ -41,8 +41,8 @@ _HISTOGRAMS = [one for one in catalogue.INSTRUMENTS if one.kind is catalogue.Kin
 class Measures:
     """One for the process; the lanes tell it of their outcomes."""
 
-    def __init__(self, events_topic: str, group_id: str, *, keep_texts: bool = False) -> None:
-        self.tally = Tally(keep_texts=keep_texts)
+    def __init__(self, events_topic: str, group_id: str, *, show_texts: bool = False) -> None:
+        self.tally = Tally(show_texts=show_texts)
         self._started_ns = time.time_ns()
         self._found: dict[str, dict[Labels, Distribution]] = {one.name: {} for one in _HISTOGRAMS}
         self._kafka: Labels = (
@@ -68,7 +68,7 @@ class Measures:
         self.tally.add(outcome, moment, writes, latency_seconds)
         failed: Labels = ((ERROR_TYPE, outcome.reason.value),) if isinstance(outcome, DeadLettered) else ()
         _add(self._processed(failed), time.monotonic() - span.began, sampled)
-        if isinstance(outcome, Moved | Parked):
+        if isinstance(outcome, ELSEWHERE):
             return
         _add(self._taken(outcome.route if isinstance(outcome, Transcribed) else None, failed), latency_seconds, sampled)
         self._stage("commit", moment.commit_seconds, sampled)

@@ -1,5 +1,6 @@
 """Spans of engines, as their real callers make them: speech by an API, corrections by a chat model, a second engine."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from consumer.core.model import Wish
 from consumer.engines.choose import choose_engine, choose_shadow
 from consumer.engines.shadow import Shadow
-from consumer.errors import ReasonedError
+from consumer.errors import EventError, ReasonedError
 from consumer.telemetry import calls
 from tests.engines.api_bench import KEY, noise, running, settings, spooled
 from tests.engines.test_refiner import DIGEST, heard_text, refining
@@ -47,6 +48,23 @@ async def test_a_call_that_heard_nothing_says_why(
     span = _only(exporter)
     assert span.status.status_code is StatusCode.ERROR
     assert (span.attributes or {})["error.type"] == told
+
+
+@pytest.mark.parametrize(("share", "why"), [(0.0, "no_share_yet"), (1.0, "asked_to_wait")])
+async def test_an_event_that_queues_at_a_shut_api_says_what_it_waits_for(
+    exporter: InMemorySpanExporter, tmp_path: Path, share: float, why: str
+) -> None:
+    wish = Wish(deadline=time.monotonic() + 5.0)
+    async with ScriptedApi() as api, running(api) as engine:
+        if share:
+            engine.gate.hold(30.0)
+        else:
+            engine.gate.set_share(share)
+        with calls._tracer.start_as_current_span("process"), pytest.raises(EventError):
+            await engine.transcribe(spooled(tmp_path, noise(0.3)), wish)
+    (told,) = _only(exporter).events
+    assert (told.name, (told.attributes or {})["earwitness.why"]) == ("api_shut", why)
+    assert api.calls == []
 
 
 async def test_a_correction_is_a_call_with_the_tokens_that_it_took(exporter: InMemorySpanExporter) -> None:

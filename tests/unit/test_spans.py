@@ -11,7 +11,14 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBasedTraceIdRatio, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    DEFAULT_OFF,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 
 from consumer.core.model import Record
@@ -247,6 +254,14 @@ def test_of_events_without_a_sender_those_are_recorded_that_the_sampler_picks_by
     assert len(set(ids)) == 1000
     kept = [one for one in ids if one & TraceIdRatioBased.TRACE_ID_LIMIT < bound]
     assert kept == [span.context.trace_id for span in recorded if span.context is not None]
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, DEFAULT_OFF])
+def test_a_sampler_that_picks_nobody_records_nobody(sampler: Sampler) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(sampler, id_generator=Ids())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    Tracing("group", provider).process(_record()).end()
+    assert exporter.get_finished_spans() == ()
 
 
 def test_an_event_whose_sender_was_sampled_is_recorded_whatever_the_share() -> None:

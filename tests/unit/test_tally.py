@@ -123,9 +123,9 @@ def test_quantiles_are_of_the_last_five_minutes() -> None:
     assert tally.latency(now + 301) is None
 
 
-@pytest.mark.parametrize(("keeps", "text"), [(False, None), (True, "secret")])
-def test_texts_are_kept_only_where_they_may_be_shown(keeps: bool, text: str | None) -> None:
-    tally = Tally(keep_texts=keeps)
+@pytest.mark.parametrize(("shows", "text"), [(False, None), (True, "secret")])
+def test_texts_are_told_only_where_they_may_be_shown(shows: bool, text: str | None) -> None:
+    tally = Tally(show_texts=shows)
     _tell(tally, 1.0)
     told = Moment(START, 0.1)
     tally.add(DeadLettered(_notes(), Reason.POISON, "secret", "e", "t"), told, [], 0.0)
