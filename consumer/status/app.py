@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from consumer.core.tally import Tally
 from consumer.status.snapshot import VERSION, snapshot
 from consumer.status.vitals import Vitals
+from consumer.telemetry.measures import Measures
 from schemas.codes import SCHEMA_VERSION
 
 _PAGE = Path(__file__).with_name("page")
@@ -43,7 +43,7 @@ _HEADERS = {
 
 
 def make_app(
-    vitals: Vitals, tally: Tally, registry: CollectorRegistry, stopping: asyncio.Event, token: str | None
+    vitals: Vitals, measures: Measures, registry: CollectorRegistry, stopping: asyncio.Event, token: str | None
 ) -> Starlette:
     """The application; event streams end once ``stopping`` is set."""
 
@@ -59,11 +59,12 @@ def make_app(
 
     async def metrics(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        measures.count_waiting()
         # hundreds of series: not on the event loop
         return Response(await asyncio.to_thread(encode, registry), headers={"content-type": media_type})
 
     async def events(_: Request) -> Response:
-        return StreamingResponse(_snapshots(vitals, tally, stopping), media_type="text/event-stream")
+        return StreamingResponse(_snapshots(vitals, measures, stopping), media_type="text/event-stream")
 
     routes = [
         Route("/livez", livez),
@@ -85,9 +86,10 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
     return answer
 
 
-async def _snapshots(vitals: Vitals, tally: Tally, stopping: asyncio.Event) -> AsyncIterator[bytes]:
+async def _snapshots(vitals: Vitals, measures: Measures, stopping: asyncio.Event) -> AsyncIterator[bytes]:
     while not stopping.is_set():
-        yield b"data: " + orjson.dumps(snapshot(vitals, tally)) + b"\n\n"
+        measures.count_waiting()
+        yield b"data: " + orjson.dumps(snapshot(vitals, measures.tally)) + b"\n\n"
         with suppress(TimeoutError):
             async with asyncio.timeout(_EVERY_SECONDS):
                 await stopping.wait()

@@ -5,8 +5,10 @@ service in this process, whose telemetry is switched every two seconds: off, met
 share of the events, in rounds of random order. One run beside another cannot tell this: on shared cores they differ by
 a tenth with nothing changed. Told is the ratio of the sums of all rounds, and its 95 % interval, by drawing rounds.
 
-Two prices: of the event loop's processor time for an event, and of events a second. What is done once in a while (a
-scrape) is measured beside it, and what "off" costs against no telemetry at all is counted alone: ``telemetry_alone``.
+Three prices: what the telemetry's own calls take of the event loop's time, clocked in place, which is steady to a
+tenth; and, from the rounds, of processor time for an event and of events a second, which hold all that the calls cause
+elsewhere and sway with the machine. What is done once in a while (a scrape) is measured beside it, and what "off" costs
+against no telemetry at all is counted alone: ``telemetry_alone``.
 """
 
 import argparse
@@ -19,11 +21,12 @@ import signal
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from unittest.mock import patch
 from urllib.request import urlopen
 
@@ -35,11 +38,11 @@ from opentelemetry.trace import ProxyTracerProvider
 
 from compose.kafka_probe import free_ports
 from compose.local_kafka import LocalKafka
+from consumer import service
 from consumer.cli.serve import run
 from consumer.core.model import Record
 from consumer.core.outcomes import Moment, Settlement, Write
 from consumer.kafka.topics import create
-from consumer.service import serve
 from consumer.settings import Settings
 from consumer.telemetry.measures import Measures
 from consumer.telemetry.spans import EventSpan, Ids, Tracing
@@ -47,6 +50,8 @@ from tests.bench.telemetry_alone import figures
 from tests.bench.throughput import RECORDINGS, make_recordings, publish
 from tests.support.otlp import collecting
 
+P = ParamSpec("P")
+T = TypeVar("T")
 OFF, METRICS = "off", "metrics"
 _TURN_SECONDS, _UNCOUNTED_SECONDS = 2.0, 0.2
 """Events that began in the turn before are settled by the end of the second: they count for nobody. Since events settle
@@ -54,6 +59,8 @@ by the transaction, hundreds at once, short turns would catch one more or less.
 """
 _LEAST_EVENTS = 500
 """What a turn must have settled to count; fewer where Kafka had nothing ready."""
+_CALLS = ("use", "received", "stage", "headers", "identified", "note", "committed", "end")
+"""Of an event's span, which the service makes whether anything is recorded or not."""
 _DRAWS = 1000
 _SCRAPES, _SCRAPE_EVERY_SECONDS = 20, 15.0
 
@@ -77,6 +84,35 @@ class Switch:
     kind: str = OFF
     settled: int = 0
     rounds: list[dict[str, Turn]] = field(default_factory=list)
+    clocked: Counter[str] = field(default_factory=Counter)
+    """Nanoseconds inside of telemetry, by kind of turn, and"""
+    carried: Counter[str] = field(default_factory=Counter)
+    """events settled meanwhile."""
+    clock_ns: int = 0
+    """What the clock itself takes."""
+    _is_inside: bool = False
+
+    def calibrate(self) -> None:
+        """Find ``clock_ns`` by what a call that does nothing takes."""
+        nothing, times = self.clock(lambda: None), 20_000
+        for _ in range(times):
+            nothing()
+        self.clock_ns = self.clocked.pop(self.kind) // times
+
+    def clock(self, call: Callable[P, T]) -> Callable[P, T]:
+        """The call, and what it takes, unless another that is clocked makes it."""
+
+        def clocked(*args: P.args, **kwargs: P.kwargs) -> T:
+            if self._is_inside:
+                return call(*args, **kwargs)
+            self._is_inside, began = True, time.thread_time_ns()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.clocked[self.kind] += time.thread_time_ns() - began - self.clock_ns
+                self._is_inside = False
+
+        return clocked
 
     def process(self, record: Record) -> EventSpan:
         """In the place of ``Tracing.process``."""
@@ -87,6 +123,7 @@ class Switch:
 
         def told(measures: Measures, outcome: Settlement, moment: Moment, writes: list[Write], span: EventSpan) -> None:
             self.settled += 1
+            self.carried[self.kind] += 1
             if self.kind != OFF:
                 tell(measures, outcome, moment, writes, span)
 
@@ -187,26 +224,41 @@ async def measure(kafka: LocalKafka, folder: Path, endpoint: str, asked: argpars
     nobody = Tracing(settings.group_id, ProxyTracerProvider())
     traced = f"metrics and {asked.sampled:.0%} traced"
     switch = Switch({OFF: nobody, METRICS: nobody, traced: Tracing(settings.group_id, provider)})
-    with (
-        patch("consumer.service.Tracing", lambda _group_id: switch),
-        patch.object(Measures, "settled", switch.telling(Measures.settled)),
-        patch.object(Measures, "committing", switch.committing(Measures.committing)),
-    ):
+    switch.calibrate()
+    with ExitStack() as patches:
+        replaced = [
+            (service, "Tracing", lambda _group_id: switch),
+            (Switch, "process", switch.clock(Switch.process)),
+            (Measures, "settled", switch.clock(switch.telling(Measures.settled))),
+            (Measures, "count_waiting", switch.clock(Measures.count_waiting)),
+            (Measures, "committing", switch.committing(Measures.committing)),
+            *((EventSpan, name, switch.clock(getattr(EventSpan, name))) for name in _CALLS),
+        ]
+        for where, name, instead in replaced:
+            patches.enter_context(patch.object(where, name, instead))
         async with asyncio.TaskGroup() as tasks:
-            service = tasks.create_task(serve(settings))
+            serving = tasks.create_task(service.serve(settings))
             # the last second is the tail: lanes end one after the other
             await switch.play(events - round(asked.rate))
             scrape_ms = await asyncio.to_thread(scrape_milliseconds, port)
             os.kill(os.getpid(), signal.SIGTERM)  # as anybody stops a service
-            await service
+            await serving
     provider.shutdown()
+    in_place = {kind: switch.clocked[kind] / 1e3 / switch.carried[kind] for kind in switch.tracings}
     alone = figures([asked.sampled])
     off = Sums.of([one[OFF] for one in switch.rounds])
     return {
         "events": switch.settled,
         "rounds": len(switch.rounds),
         "off": {"events_per_second": round(off.events_per_second), "cpu_microseconds": round(off.cpu_microseconds)},
-        "price": {kind: prices(switch.rounds, kind) for kind in (METRICS, traced)},
+        "microseconds_in_place": {kind: round(value, 2) for kind, value in in_place.items()},
+        "price": {
+            kind: {
+                "in place": round((in_place[kind] - in_place[OFF]) / off.cpu_microseconds, 4),
+                **prices(switch.rounds, kind),
+            }
+            for kind in (METRICS, traced)
+        },
         "scrape_milliseconds": round(scrape_ms, 1),
         "price_of_a_scrape_every_15_s": round(scrape_ms / 1e3 / _SCRAPE_EVERY_SECONDS, 4),
         "microseconds_alone": alone,
