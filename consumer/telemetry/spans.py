@@ -114,16 +114,21 @@ class EventSpan:
         """The record was readable."""
         if not self.is_recording:
             return
-        self._span.set_attribute(messaging.MESSAGING_MESSAGE_ID, event_id)
-        self.note(event_id=event_id, tenant=tenant)
+        self._span.set_attributes(
+            {
+                messaging.MESSAGING_MESSAGE_ID: event_id,
+                "earwitness.event_id": event_id,
+                "earwitness.tenant": tenant,
+            }
+        )
 
     def note(self, **attributes: Any) -> None:
         """What became of the event, as attributes under ``earwitness.``."""
         if not self.is_recording:
             return
-        for name, value in attributes.items():
-            if value is not None:
-                self._span.set_attribute(f"earwitness.{name}", value)
+        self._span.set_attributes(
+            {f"earwitness.{name}": value for name, value in attributes.items() if value is not None}
+        )
 
     def failed(self, code: str, detail: str) -> None:
         """The outcome is a dead letter."""
@@ -184,25 +189,21 @@ class Tracing:
         return self._span(self._tracer, record, _NOTHING, trace.INVALID_SPAN_CONTEXT)
 
     def _span(self, tracer: trace.Tracer, record: Record, parent: Context, sender: SpanContext) -> EventSpan:
-        span = tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER)
+        attributes: dict[str, Any] = {
+            messaging.MESSAGING_SYSTEM: "kafka",
+            messaging.MESSAGING_OPERATION_NAME: "process",
+            messaging.MESSAGING_OPERATION_TYPE: "process",
+            messaging.MESSAGING_DESTINATION_NAME: record.topic,
+            messaging.MESSAGING_DESTINATION_PARTITION_ID: str(record.partition),
+            messaging.MESSAGING_KAFKA_OFFSET: record.offset,
+            messaging.MESSAGING_CONSUMER_GROUP_NAME: self._group_id,
+        }
+        if record.key:
+            attributes[messaging.MESSAGING_KAFKA_MESSAGE_KEY] = record.key.decode("utf-8", "replace")
+        links = [trace.Link(sender)] if sender.is_valid else None
+        span = tracer.start_span(f"process {record.topic}", parent, SpanKind.CONSUMER, attributes, links)
         headers = _headers(span.get_span_context())
-        if not span.is_recording():
-            return EventSpan(headers)
-        span.set_attributes(
-            {
-                messaging.MESSAGING_SYSTEM: "kafka",
-                messaging.MESSAGING_OPERATION_NAME: "process",
-                messaging.MESSAGING_OPERATION_TYPE: "process",
-                messaging.MESSAGING_DESTINATION_NAME: record.topic,
-                messaging.MESSAGING_DESTINATION_PARTITION_ID: str(record.partition),
-                messaging.MESSAGING_KAFKA_OFFSET: record.offset,
-                messaging.MESSAGING_CONSUMER_GROUP_NAME: self._group_id,
-                **_key(record),
-            }
-        )
-        if sender.is_valid:
-            span.add_link(sender)
-        return EventSpan(headers, tracer, span)
+        return EventSpan(headers, tracer, span) if span.is_recording() else EventSpan(headers)
 
 
 class Ids(RandomIdGenerator):
@@ -253,7 +254,3 @@ def _headers(context: SpanContext) -> dict[str, str]:
     if context.trace_state:
         headers["tracestate"] = context.trace_state.to_header()
     return headers
-
-
-def _key(record: Record) -> dict[str, str]:
-    return {messaging.MESSAGING_KAFKA_MESSAGE_KEY: record.key.decode("utf-8", "replace")} if record.key else {}
