@@ -35,10 +35,11 @@ def _body(timeline: Timeline, drawn: list[Plot]) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(said)}</dd></div>" for name, said in figures.totals(sums)
     )
     tables = "".join(map(_table, figures.tables(sums)))
+    slices = f"<details><summary>Over time, in figures</summary>{_table(figures.over_time(timeline))}</details>"
     return (
         f"<section aria-label='Totals'><dl>{totals}</dl></section>"
         f"<section class='plots' aria-label='Plots'>{''.join(map(_figure, drawn))}</section>"
-        f"<section class='tables' aria-label='Tables'>{tables}</section>"
+        f"<section class='tables' aria-label='Tables'>{slices}{tables}</section>"
     )
 
 

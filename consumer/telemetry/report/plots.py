@@ -36,13 +36,13 @@ def plots(timeline: Timeline) -> list[Plot]:
     known = number(sum(whole.lengths.values()))
     stages = "p50, p95 and p99 of the events that went through it"
     return [
-        _plot("Throughput", f"events, {every}", _throughput(slices), barmode="stack"),
+        _plot("Throughput", f"events, {every}", _throughput(slices), barmode="stack", yaxis=_EVENTS),
         _plot("Latency", f"from publication to commit, {every}", _latency(slices), yaxis=_LOG),
         _plot("Latency by stage", stages, _stages(whole), xaxis=_LOG_ACROSS),
         _plot("Cost by engine", f"{every}; {cost} in all", _cost(slices, whole), barmode="stack", yaxis=_DOLLARS),
         _plot("Cache share", f"of transcripts, {every}; {cached} in all", _cache(slices), yaxis=_SHARE),
         _plot("Word errors", _error_note(whole), _errors(slices), yaxis=_RATE),
-        _plot("Length of recordings", f"events by length; {known} had one", _lengths(whole), **_CLASSES),
+        _plot("Length of recordings", f"events by length; {known} had one", _lengths(whole), yaxis=_EVENTS, **_CLASSES),
     ]
 
 
@@ -54,6 +54,8 @@ def _log(ticks_ms: Sequence[int]) -> dict[str, Any]:
 _LOG = _log([digit * 10**power for power in range(10) for digit in (1, 3)])
 _LOG_ACROSS = _log([10**power for power in range(10)])
 """Side by side there is room for half of them, on a phone."""
+_UTC = {"title": {"text": "UTC", "standoff": 6}}
+_EVENTS = {"title": {"text": "events"}}
 _DOLLARS = {"tickprefix": "$", "exponentformat": "none"}
 _CLASSES = {"xaxis": {"tickangle": -45, "nticks": 0}, "margin": {"b": 65}, "bargap": 0.08}
 _SHARE = {"tickformat": ".0%", "range": [0, 1.02]}
@@ -62,7 +64,7 @@ _RATE = {"tickformat": ".1%", "rangemode": "tozero"}
 
 def _plot(title: str, note: str, traces: Sequence[Any], **layout: Any) -> Plot:
     figure = go.Figure(traces)
-    figure.update_layout(template="none", showlegend=len(traces) > 1, **layout)
+    figure.update_layout(template="none", showlegend=len(traces) > 1, **{"xaxis": _UTC, **layout})
     return Plot(title, note, str(figure.to_json()))
 
 
