@@ -54,7 +54,7 @@ def totals(sums: Summary) -> list[Row]:
         ("audio", hours(total.audio_seconds)),
         ("latency", f"mean {seconds(total.latency.mean)}, {latency}"),
         ("cost", f"{usd(total.cost_usd)}, of which {usd(total.paid_usd)} to APIs"),
-        ("from cache", f"{share(total.cache_share)} of the transcripts"),
+        ("from cache", f"{share(total.cache_share)} of the transcripts" if total.transcribed else "-"),
         ("WER", words(total.wer)),
         ("disagreement", words(total.disagreement)),
         ("routes", routes or "-"),
