@@ -124,6 +124,13 @@ def test_the_service_is_not_root_and_keeps_its_state_where_it_may_write(service:
 
 
 @pytest.mark.parametrize("service", SERVING)
+def test_what_torch_compiles_can_be_built_and_run(service: str) -> None:
+    home = str(Path(settings_of(service)["state_dir"]).parent)
+    assert SERVICES[service]["environment"]["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{home}/"), "a tmpfs is noexec"
+    assert re.search(r"apt-get install [^&]* gcc libc6-dev ", DOCKERFILE)
+
+
+@pytest.mark.parametrize("service", SERVING)
 def test_a_stop_leaves_time_for_the_drain(service: str) -> None:
     grace = int(SERVICES[service]["stop_grace_period"].removesuffix("s"))
     assert grace > Settings.model_fields["shutdown_grace_seconds"].default
