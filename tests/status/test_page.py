@@ -46,7 +46,8 @@ _LOOK = """() => ({
   small: [...document.querySelectorAll('button, footer a')].filter(one => one.offsetHeight < 24).length,
 })"""
 _MARK = "() => { for (const id of ['transcripts', 'lanes']) document.querySelector(`#${id} tr`).mark = 1 }"
-_MARKED = "() => ['transcripts', 'lanes'].map(id => document.querySelector(`#${id} tr`).mark ?? null)"
+_MARKED = """() => ['transcripts', 'lanes'].map(
+  id => [...document.querySelectorAll(`#${id} tr`)].filter(one => one.mark).length)"""
 _FOCUSED = """() => {
   const one = document.activeElement, style = getComputedStyle(one);
   return {
@@ -69,8 +70,8 @@ class Seen:
     complaints: list[str] = field(default_factory=list)
     text: str = ""
     paused: tuple[str, str] = ("", "")
-    kept: list[int | None] = field(default_factory=list)
-    """The marks of a transcript's row and of a lane's after figures have changed."""
+    kept: list[int] = field(default_factory=list)
+    """Of a transcript's row and a lane's that were marked, how many are there after figures have changed."""
     lost: list[str] = field(default_factory=list)
     """What it said while the server refused, while it stood still, and after each."""
     meter: str = ""
@@ -181,6 +182,7 @@ async def _run(kafka: Broker, folder: Path) -> Seen:
         await _shows(page, "dead-lettered", "2")
         await _shows(page, "lag", "0")
         seen.figures = await _figures(page)
+        await _shows(page, "transcribed", "16")
         await page.evaluate(_MARK)
         await publish(settings, written[-1])
         await _shows(page, "dead-lettered", "3")
