@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import IO
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +13,8 @@ from consumer.core.summary import Summary
 
 PIPED_COLUMNS = 400
 """Wide enough that nothing is cut short for a program or a file."""
+_NAME_COLUMNS = 12
+"""A name is broken to fit, but not into shreds; a figure never is."""
 
 
 def show(sums: Summary, since: datetime, until: datetime, unreadable: int, file: IO[str]) -> None:
@@ -29,10 +32,29 @@ def show(sums: Summary, since: datetime, until: datetime, unreadable: int, file:
 
 
 def _print(console: Console, table: figures.Table) -> None:
-    shape = Table(*table.heads, box=None, pad_edge=False, header_style="bold", show_header=bool(table.heads))
-    for column in shape.columns[1:]:
-        column.justify = "right"
-    for row in table.rows:
-        shape.add_row(*(Text(cell) for cell in row))
     console.print()
-    console.print(shape)
+    cut = figures.Table(table.heads, [(name[:_NAME_COLUMNS], *cells) for name, *cells in table.rows])
+    as_wide_as_it_likes = console.options.update(max_width=PIPED_COLUMNS)
+    if table.heads and console.measure(_shape(cut), options=as_wide_as_it_likes).maximum > console.width:
+        _print_narrow(console, table)
+    else:
+        console.print(_shape(table))
+
+
+def _shape(table: figures.Table) -> Table:
+    shape = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(table.heads))
+    for place, head in enumerate(table.heads):
+        if place:
+            shape.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
+        else:
+            shape.add_column(head, overflow="fold")
+    for row in table.rows:
+        shape.add_row(*map(Text, row))
+    return shape
+
+
+def _print_narrow(console: Console, table: figures.Table) -> None:
+    for name, *cells in table.rows:
+        console.print(Text(name, "bold"))
+        said = ", ".join(f"{head} {cell}" for head, cell in zip(table.heads[1:], cells, strict=True))
+        console.print(Padding(Text(said), (0, 0, 0, 2)))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from consumer.core.shown import visible
-from consumer.core.summary import NO_ENGINE, STAGES, Engine, Summary
+from consumer.core.summary import NO_ENGINE, STAGES, Engine, Summary, Timeline
 from consumer.core.windows import Tally, WordSums
 
 TENANTS_AT_MOST = 20
-_HEADS = ("events", "dead letters", "from cache", "audio", "p50", "p95", "cost", "WER")
+_HEADS = ("events", "dead letters", "from cache", "audio", "p50", "p95", "cost USD", "WER")
 
 Row = tuple[str, ...]
 
@@ -36,6 +36,12 @@ def tables(sums: Summary) -> Iterator[Table]:
         yield Table(("dead letters by reason", "count"), rows)
 
 
+def over_time(timeline: Timeline) -> Table:
+    """What the plots show over time, in figures."""
+    rows = [_row(f"{begin:%m-%d %H:%M}", sums.total) for begin, sums in timeline.slices()]
+    return Table(("from (UTC)", *_HEADS), rows)
+
+
 def totals(sums: Summary) -> list[Row]:
     """What and how much, in words."""
     total = sums.total
@@ -48,7 +54,7 @@ def totals(sums: Summary) -> list[Row]:
         ("audio", hours(total.audio_seconds)),
         ("latency", f"mean {seconds(total.latency.mean)}, {latency}"),
         ("cost", f"{usd(total.cost_usd)}, of which {usd(total.paid_usd)} to APIs"),
-        ("from cache", f"{share(total.cache_share)} of the transcripts"),
+        ("from cache", f"{share(total.cache_share)} of the transcripts" if total.transcribed else "-"),
         ("WER", words(total.wer)),
         ("disagreement", words(total.disagreement)),
         ("routes", routes or "-"),
@@ -58,7 +64,7 @@ def totals(sums: Summary) -> list[Row]:
 def engines(sums: Summary) -> list[Row]:
     """A row for each engine; its cost is what was paid to it, whoever served in the end."""
     return [
-        _row(engine_name(engine), sums.by_engine.get(engine, Tally()), usd(sums.spent_usd.get(engine, Decimal(0))))
+        _row(engine_name(engine), sums.by_engine.get(engine, Tally()), sums.spent_usd.get(engine, Decimal(0)))
         for engine in sums.engines()
     ]
 
@@ -82,7 +88,7 @@ def stages(sums: Summary) -> list[Row]:
     ]
 
 
-def _row(name: str, tally: Tally, cost: str | None = None) -> Row:
+def _row(name: str, tally: Tally, cost_usd: Decimal | None = None) -> Row:
     return (
         name,
         number(tally.events),
@@ -91,7 +97,7 @@ def _row(name: str, tally: Tally, cost: str | None = None) -> Row:
         hours(tally.audio_seconds),
         seconds(tally.latency.quantile(0.5)),
         seconds(tally.latency.quantile(0.95)),
-        cost or usd(tally.cost_usd),
+        f"{tally.cost_usd if cost_usd is None else cost_usd:,.4f}",
         share(tally.wer.rate),
     )
 

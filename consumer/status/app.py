@@ -34,6 +34,9 @@ _FILES = {
 _OPEN = ("/livez", "/readyz")
 """A supervisor asks them, and knows no token."""
 _EVERY_SECONDS = 1.0
+_STREAM = "text/event-stream"
+_STREAMS_AT_MOST = 32
+"""Pages that look at once; half of the port's connections are left for those who ask whether the service lives."""
 _HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -46,6 +49,7 @@ def make_app(
     vitals: Vitals, measures: Measures, registry: CollectorRegistry, stopping: asyncio.Event, token: str | None
 ) -> Starlette:
     """The application; event streams end once ``stopping`` is set."""
+    streams = asyncio.Semaphore(_STREAMS_AT_MOST)
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")  # the event loop turns: that is all that it says
@@ -63,8 +67,12 @@ def make_app(
         # hundreds of series: not on the event loop
         return Response(await asyncio.to_thread(encode, registry), headers={"content-type": media_type})
 
-    async def events(_: Request) -> Response:
-        return StreamingResponse(_snapshots(vitals, measures, stopping), media_type="text/event-stream")
+    async def events(request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type=_STREAM)  # a body that nobody reads would never end
+        if streams.locked():
+            return PlainTextResponse("too many pages look already\n", 503)
+        return StreamingResponse(_snapshots(vitals, measures, stopping, streams), media_type=_STREAM)
 
     routes = [
         Route("/livez", livez),
@@ -86,13 +94,16 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
     return answer
 
 
-async def _snapshots(vitals: Vitals, measures: Measures, stopping: asyncio.Event) -> AsyncIterator[bytes]:
-    while not stopping.is_set():
-        measures.count_waiting()
-        yield b"data: " + orjson.dumps(snapshot(vitals, measures.tally)) + b"\n\n"
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_EVERY_SECONDS):
-                await stopping.wait()
+async def _snapshots(
+    vitals: Vitals, measures: Measures, stopping: asyncio.Event, streams: asyncio.Semaphore
+) -> AsyncIterator[bytes]:
+    async with streams:
+        while not stopping.is_set():
+            measures.count_waiting()
+            yield b"data: " + orjson.dumps(snapshot(vitals, measures.tally)) + b"\n\n"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_SECONDS):
+                    await stopping.wait()
 
 
 class _Guard:

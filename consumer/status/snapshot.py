@@ -8,6 +8,7 @@ from typing import Any
 
 from consumer.core.budget import EVERYBODY
 from consumer.core.ring import SLOTS
+from consumer.core.shown import visible
 from consumer.core.tally import Latest, Tally
 from consumer.status.vitals import Vitals
 
@@ -42,7 +43,7 @@ def snapshot(vitals: Vitals, tally: Tally) -> dict[str, Any]:
         "engine": _engine(vitals),
         "budgets": [
             {
-                "tenant": None if one.key.scope == EVERYBODY else one.key.scope,
+                "tenant": None if one.key.scope == EVERYBODY else visible(one.key.scope),
                 "period": "day" if one.key.is_day else "month",
                 "limit_usd": one.limit / 1e6,
                 "left_usd": one.left / 1e6,
@@ -96,5 +97,12 @@ def _totals(tally: Tally) -> dict[str, Any]:
 
 
 def _latest(outcomes: Iterable[Latest]) -> list[dict[str, Any]]:
-    """The newest first."""
-    return [outcome._asdict() for outcome in reversed(list(outcomes))]
+    """The newest first. Names that anybody may have written hide nothing and turn nothing round."""
+    return [
+        {**outcome._asdict(), "event_id": _name(outcome.event_id), "tenant": _name(outcome.tenant)}
+        for outcome in reversed(list(outcomes))
+    ]
+
+
+def _name(name: str | None) -> str | None:
+    return None if name is None else visible(name)

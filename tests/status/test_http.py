@@ -144,6 +144,31 @@ async def test_the_end_does_not_wait_for_those_who_look() -> None:
             await ended.wait()
 
 
+async def test_more_pages_than_there_is_room_for_do_not_crowd_out_who_asks_whether_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumer.status.app._STREAMS_AT_MOST", 1)
+    async with asyncio.timeout(TIMEOUT_SECONDS), looking() as (_, client):
+
+        async def status() -> int:
+            async with client.stream("GET", "/events") as stream:
+                return stream.status_code
+
+        async with client.stream("GET", "/events") as first:
+            await anext(first.aiter_lines())
+            assert await status() == 503
+            assert (await client.get("/livez")).status_code == 200
+        while await status() == 503:  # until the server has seen that the first one is gone
+            pass
+
+
+async def test_asking_for_the_head_of_the_events_ends() -> None:
+    async with looking() as (_, client):
+        first, second = await client.head("/events"), await client.get("/livez")
+    assert first.headers["content-type"].startswith("text/event-stream")
+    assert second.status_code == 200
+
+
 async def test_a_port_that_is_taken_is_said_and_not_waited_for() -> None:
     async with looking() as (vitals, _):
         again = Settings(http_port=vitals.settings.http_port)

@@ -1,6 +1,7 @@
 """The live page in a real browser, of a real service on a real broker: narrow, wide, light, dark, by keyboard."""
 
 import asyncio
+import signal
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,19 +26,28 @@ from tests.support.scenario import (
     settings_for,
     until_settled,
 )
+from tests.support.service import ServiceProcess
 
 pytestmark = pytest.mark.kafka
 
+EVIL = "<b>\u202eevil"
 SHAPES = [(width, scheme) for width in (390, 1280) for scheme in ("light", "dark")]
 _TIMEOUT_MS = 30_000
+_SILENCE_MS = 6000
+"""More than the page waits for."""
 _LOOK = """() => ({
   wide: document.documentElement.scrollWidth, room: innerWidth,
   ground: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color,
   quiet: getComputedStyle(document.querySelector('dt')).color,
   sheet: getComputedStyle(document.querySelector('section')).backgroundColor,
   headings: [...document.querySelectorAll('h1, h2, h3')].map(one => one.tagName),
+  named: document.querySelectorAll('tbody th[scope=row]').length,
+  tenants: [...document.querySelectorAll('td.tenant')].filter(one => one.offsetWidth).length,
   small: [...document.querySelectorAll('button, footer a')].filter(one => one.offsetHeight < 24).length,
 })"""
+_MARK = "() => { for (const id of ['transcripts', 'lanes']) document.querySelector(`#${id} tr`).mark = 1 }"
+_MARKED = """() => ['transcripts', 'lanes'].map(
+  id => [...document.querySelectorAll(`#${id} tr`)].filter(one => one.mark).length)"""
 _FOCUSED = """() => {
   const one = document.activeElement, style = getComputedStyle(one);
   return {
@@ -60,6 +70,12 @@ class Seen:
     complaints: list[str] = field(default_factory=list)
     text: str = ""
     paused: tuple[str, str] = ("", "")
+    kept: list[int] = field(default_factory=list)
+    """Of a transcript's row and a lane's that were marked, how many are there after figures have changed."""
+    lost: list[str] = field(default_factory=list)
+    """What it said while the server refused, while it stood still, and after each."""
+    meter: str = ""
+    """The outline of a meter where colours are the reader's own."""
     metrics: str = ""
     found: Outcomes = field(default_factory=lambda: Outcomes([], [], [], []))
     origin: str = ""
@@ -86,6 +102,31 @@ async def _shapes(browser: Browser, seen: Seen, folder: Path) -> None:
         seen.looks[width, scheme] = await page.evaluate(_LOOK)
         await page.screenshot(path=folder / f"page-{width}-{scheme}.png", full_page=True)
         await page.close()
+
+
+async def _connections(browser: Browser, seen: Seen, service: ServiceProcess) -> None:
+    """A server that answers something else, as a proxy does while ours starts anew; then one that stands still."""
+    page = await browser.new_page()
+    await page.clock.install()
+    await page.route("**/events", lambda route: route.fulfill(status=503))
+    await page.goto(seen.origin)
+    seen.lost.append(await _lost(page))
+    await page.unroute("**/events")
+    await page.clock.run_for(_SILENCE_MS)
+    await _shows(page, "state", "serving")
+    service.process.send_signal(signal.SIGSTOP)
+    try:
+        await page.clock.run_for(_SILENCE_MS)
+        seen.lost.append(await _lost(page))
+    finally:
+        service.process.send_signal(signal.SIGCONT)
+    await _shows(page, "state", "serving")
+    await page.close()
+
+
+async def _lost(page: Page) -> str:
+    await expect(page.locator("#state")).to_contain_text("no connection", timeout=_TIMEOUT_MS)
+    return await _text(page, "state")
 
 
 async def _keys(page: Page, seen: Seen) -> None:
@@ -115,9 +156,8 @@ def _events(folder: Path) -> list[Written]:
         for turn in range(2)
         for clip in clips
     ]
-    return [
-        Written(one) for one in (*wanted, *(event(f"gone-{n}", f"{folder.as_uri()}/gone-{n}.wav") for n in range(3)))
-    ]
+    gone = [event(f"gone-{n}", f"{folder.as_uri()}/gone-{n}.wav", tenant=EVIL) for n in range(3)]
+    return [Written(one) for one in (*wanted, *gone)]
 
 
 async def _run(kafka: Broker, folder: Path) -> Seen:
@@ -142,11 +182,17 @@ async def _run(kafka: Broker, folder: Path) -> Seen:
         await _shows(page, "dead-lettered", "2")
         await _shows(page, "lag", "0")
         seen.figures = await _figures(page)
+        await _shows(page, "transcribed", "16")
+        await page.evaluate(_MARK)
         await publish(settings, written[-1])
         await _shows(page, "dead-lettered", "3")
+        seen.kept = await page.evaluate(_MARKED)
         seen.later = await _figures(page)
         await _keys(page, seen)
         await _shapes(browser, seen, folder)
+        await _connections(browser, seen, service)
+        await page.emulate_media(forced_colors="active")
+        seen.meter = await page.locator("meter").first.evaluate("one => getComputedStyle(one).outlineStyle")
         seen.text = await page.locator("body").inner_text()
         async with httpx2.AsyncClient() as client:
             seen.metrics = (await client.get(f"{seen.origin}/metrics")).text
@@ -213,6 +259,31 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(seen: Seen) -> No
     assert names[0] == "Skip to the figures"
     assert names[1:5] == ["pause", "Lanes, table", "Latest transcripts, table", "Latest dead letters, table"]
     assert all(one["outline"] for one in seen.focused)
+
+
+def test_a_figure_that_changes_takes_nobody_out_of_a_row_that_does_not(seen: Seen) -> None:
+    assert seen.kept == [1, 1]
+
+
+def test_a_lost_connection_is_said_and_taken_up_again(seen: Seen) -> None:
+    refused, still = seen.lost
+    assert refused == "no connection, trying again"
+    assert still.startswith("no connection since ")
+
+
+def test_a_name_that_others_wrote_hides_nothing(seen: Seen) -> None:
+    assert seen.text.count("<b>\\u202eevil") == 3
+
+
+@pytest.mark.parametrize(("width", "scheme"), SHAPES)
+def test_every_row_has_its_head_and_no_column_is_left_out(seen: Seen, width: int, scheme: str) -> None:
+    look = seen.looks[width, scheme]
+    assert look["named"] == 4 + 16 + 3
+    assert look["tenants"] == 16 + 3
+
+
+def test_meters_are_seen_where_colours_are_the_readers_own(seen: Seen) -> None:
+    assert seen.meter == "solid"
 
 
 def test_updates_can_be_paused_and_taken_up_again(seen: Seen) -> None:

@@ -96,6 +96,7 @@ def test_every_service_is_confined_and_all_but_the_collector_say_how_they_are() 
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["deploy"]["resources"]["limits"].keys() >= {"memory", "pids"}, name
+        assert service["logging"] == {"driver": "local"}, f"{name}: the default driver's file grows without end"
         assert "/tmp" in [mount.partition(":")[0] for mount in service["tmpfs"]], name  # noqa: S108 (in the container)
         assert "healthcheck" in service or service["restart"] == "no" or name == "collector", name
 
@@ -108,8 +109,9 @@ def test_no_port_is_open_to_other_machines() -> None:
 
 @pytest.mark.parametrize("service", SERVING)
 def test_the_service_is_not_root_and_keeps_its_state_where_it_may_write(service: str) -> None:
-    assert re.search(r"^USER earwitness$", DOCKERFILE, re.MULTILINE)
-    assert f"--uid {SERVICES[service]['user']} " in DOCKERFILE
+    user = SERVICES[service]["user"]
+    assert re.search(rf"^USER {user}$", DOCKERFILE, re.MULTILINE), "runAsNonRoot takes a number alone"
+    assert f"--uid {user} " in DOCKERFILE
     home = str(Path(settings_of(service)["state_dir"]).parent)
     (state,) = (volume.split(":")[0] for volume in SERVICES[service]["volumes"] if volume.endswith(f":{home}"))
     assert all(
@@ -119,6 +121,13 @@ def test_the_service_is_not_root_and_keeps_its_state_where_it_may_write(service:
         for volume in SERVICES[other].get("volumes", [])
     ), "each process has a state folder of its own"
     assert f"install -d -o earwitness -g earwitness {home}" in DOCKERFILE
+
+
+@pytest.mark.parametrize("service", SERVING)
+def test_what_torch_compiles_can_be_built_and_run(service: str) -> None:
+    home = str(Path(settings_of(service)["state_dir"]).parent)
+    assert SERVICES[service]["environment"]["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{home}/"), "a tmpfs is noexec"
+    assert re.search(r"apt-get install [^&]* gcc libc6-dev ", DOCKERFILE)
 
 
 @pytest.mark.parametrize("service", SERVING)

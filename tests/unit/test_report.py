@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
+from consumer.core.figures import over_time
 from consumer.core.summary import Timeline
 from consumer.telemetry.report import page
 from schemas.codes import Reason, Route
@@ -115,6 +116,45 @@ def test_a_day_without_events_is_a_page_that_says_so(chromium: Browser, tmp_path
     assert "3 records on the metrics topic are no metric events" in seen.inner_text("header")
     assert complaints == []
     seen.close()
+
+
+def test_paper_is_light_and_narrow_whatever_the_screen_was(chromium: Browser, tmp_path: Path) -> None:
+    size = {"width": 1400, "height": 900}
+    seen, _ = opened(chromium, page(a_day(), 0), tmp_path, viewport=size, color_scheme="dark")
+    plots = "[...document.querySelectorAll('.plot')].map(one => one.querySelector('svg').clientWidth - one.clientWidth)"
+    before = seen.locator(".plot svg").first.evaluate("one => one.clientWidth")
+
+    seen.evaluate("dispatchEvent(new Event('beforeprint'))")
+    paper, ink, ticks = map(brightness, colors(seen))
+    assert paper > max(ink, ticks)
+    assert seen.evaluate("document.body.scrollWidth") <= 718, "A4 less the usual margins"
+    assert seen.evaluate(plots) == [0] * 7
+    seen.evaluate("dispatchEvent(new Event('afterprint'))")
+    paper, ink, ticks = map(brightness, colors(seen))
+    assert paper < min(ink, ticks)
+    expect(seen.locator(".plot svg").first).to_have_attribute("width", str(before))
+    seen.close()
+
+
+def test_a_plot_without_anything_to_draw_has_no_axes(chromium: Browser, tmp_path: Path) -> None:
+    timeline = Timeline(START - timedelta(days=1), START)
+    for minutes in (10, 20, 100):
+        timeline.add(metric(START - timedelta(minutes=minutes), reason=Reason.NOT_FOUND))
+    seen, complaints = opened(chromium, page(timeline, 0), tmp_path)
+
+    assert [one.inner_text() for one in seen.locator("figure:not(:has(.plot)) h2").all()] == [
+        "Cost by engine", "Cache share", "Word errors", "Length of recordings"
+    ]  # fmt: skip
+    assert seen.locator(".plot:has(svg.main-svg .trace)").count() == 3
+    assert complaints == []
+    seen.close()
+
+
+def test_what_the_plots_show_over_time_is_there_in_figures() -> None:
+    table = over_time(a_day())
+    assert len(table.rows) == 48
+    assert sum(int(row[1]) for row in table.rows) == 2000
+    assert f"<th scope='row'>{table.rows[7][0]}</th><td>{table.rows[7][1]}</td>" in page(a_day(), 0)
 
 
 def brightness(color: str) -> int:

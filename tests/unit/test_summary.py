@@ -1,6 +1,8 @@
 """The figures that are shown are those of a plain recount."""
 
+import io
 import math
+import re
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.cli import summary_view
 from consumer.core.figures import TENANTS_AT_MOST, engines, seconds, tenants
 from consumer.core.sketch import RELATIVE_ERROR, SMALLEST
 from consumer.core.summary import LENGTHS_SECONDS, Summary, Timeline
@@ -107,7 +110,28 @@ def test_many_tenants_are_shown_as_the_busiest_and_the_others() -> None:
 
     assert len(rows) == TENANTS_AT_MOST + 1
     assert (rows[0][0], rows[0][1]) == ("t05", "2")
-    assert (rows[-1][0], rows[-1][1], rows[-1][-2]) == ("3 others", "3", "0.0300 USD")
+    assert (rows[-1][0], rows[-1][1], rows[-1][-2]) == ("3 others", "3", "0.0300")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 160])
+def test_no_terminal_is_too_narrow_for_a_name_or_a_figure(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    name = "somebody-with-a-name-that-no-column-holds" * 2
+    shown = Terminal()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    sums = summed(paid(tenant=name, api_usd=1234.5678, seconds=0.7, audio_seconds=36_000.0))
+    summary_view.show(sums, START, START, 0, shown)
+
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue()).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert "…" not in shown.getvalue()
+    for figure in ("1,234.5678", "10.00 h"):
+        assert sum(figure in " ".join(pair) for pair in pairwise(lines)) >= 3, "in all, by engine and by tenant"
+    assert name in "".join(line.split()[0] for line in lines if line.split())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ const dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD"
 // two digits that count, and never fewer decimals than two
 const cents = new Intl.NumberFormat("en", { style: "currency", currency: "USD", minimumSignificantDigits: 2, maximumSignificantDigits: 2, minimumFractionDigits: 2, maximumFractionDigits: 2, roundingPriority: "morePrecision" });
 const clock = new Intl.DateTimeFormat("en", { timeStyle: "medium", hourCycle: "h23" });
+const calendar = new Intl.DateTimeFormat("en", { month: "short", day: "numeric" });
 
 const STATES = {
   serving: ["good", "serving"],
@@ -22,9 +23,12 @@ const STATES = {
 const BREAKERS = { closed: ["good", "closed, in use"], half_open: ["wait", "half open, probing"], open: ["bad", "open, left alone"] };
 
 const PERIODS = { day: "today", month: "this month" };
+const SILENCE_MS = 5000; // a snapshot comes each second
 
 let source = null;
 let paused = false;
+let silence = 0;
+let shownAt = "";
 
 function show(id, text) {
   const node = at(id);
@@ -52,6 +56,12 @@ function duration(seconds) {
   return `${short.format(seconds / 3600)} h`;
 }
 
+function moment(seconds) {
+  const day = calendar.format(1000 * seconds);
+  const time = clock.format(1000 * seconds);
+  return day === calendar.format(Date.now()) ? time : `${day}, ${time}`;
+}
+
 function badge(node, [tone, word]) {
   node.className = "badge";
   node.dataset.tone = tone;
@@ -77,41 +87,64 @@ function spark(id, values) {
   );
 }
 
-function cell(content, kind = "") {
-  const node = document.createElement("td");
+function cell(content, kind = "", name = "td") {
+  const node = document.createElement(name);
   node.className = kind;
-  if (content instanceof Node) node.append(content);
-  else {
-    node.textContent = content;
-    if (kind === "event") node.title = content;
-  }
+  node.append(content);
   return node;
+}
+
+// A name or a text that others wrote: in its own direction, whatever stands beside it.
+function foreign(text, kind, name) {
+  const node = cell(text, kind, name);
+  node.dir = "auto";
+  return node;
+}
+
+function head(node) {
+  node.scope = "row";
+  return node;
+}
+
+// Touches only what differs, so that a selection and a screen reader's place stay where they are.
+function settle(parent, wanted) {
+  const old = [...parent.children];
+  const nodes = wanted.map((node) => {
+    const place = old.findIndex((one) => one.isEqualNode(node));
+    return place < 0 ? node : old.splice(place, 1)[0];
+  });
+  for (const node of old) node.remove();
+  nodes.forEach((node, place) => {
+    if (parent.children[place] !== node) parent.insertBefore(node, parent.children[place] || null);
+  });
 }
 
 function rows(id, wanted, nothing) {
   const body = at(id);
-  const scroll = body.closest(".scroll");
-  const columns = body.parentElement.querySelectorAll("th:not([hidden])").length;
   if (wanted.length === 0) {
     const none = cell(nothing, "none");
-    none.colSpan = columns;
+    none.colSpan = body.parentElement.querySelectorAll("th[scope=col]:not([hidden])").length;
     wanted = [[none]];
   }
-  const left = scroll.scrollLeft;
-  body.replaceChildren(
-    ...wanted.map((cells) => {
-      const row = document.createElement("tr");
-      row.append(...cells);
-      return row;
-    }),
-  );
-  scroll.scrollLeft = left;
+  const stays = ([first], place) => body.rows[place].cells[0].isEqualNode(first);
+  if (body.rows.length === wanted.length && wanted.every(stays)) {
+    wanted.forEach((cells, place) => settle(body.rows[place], cells));
+    return;
+  }
+  const made = wanted.map((cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells);
+    return row;
+  });
+  settle(body, made);
 }
 
 function bar(value, top) {
-  const svg = shape("svg", { viewBox: "0 0 100 4", preserveAspectRatio: "none", "aria-hidden": "true" });
+  const svg = shape("svg", { viewBox: "0 0 100 4", preserveAspectRatio: "none" });
   svg.append(shape("rect", { x: 0, y: 0, height: 4, rx: 1, width: top ? (100 * (value || 0)) / top : 0 }));
-  return svg;
+  const node = cell(svg, "bar");
+  node.setAttribute("aria-hidden", "true"); // as its head: the lag is in the cell before
+  return node;
 }
 
 function showLanes(lanes) {
@@ -119,11 +152,11 @@ function showLanes(lanes) {
   rows(
     "lanes",
     lanes.map((lane) => [
-      cell(String(lane.partition)),
+      head(cell(String(lane.partition), "", "th")),
       cell(badge(document.createElement("span"), STATES[lane.state] || ["wait", lane.state])),
       cell(count(lane.in_flight), "n"),
       cell(count(lane.lag), "n"),
-      cell(bar(lane.lag, top), "bar"),
+      bar(lane.lag, top),
     ]),
     "This process owns no partition.",
   );
@@ -143,8 +176,10 @@ function showEngine(now) {
   show("queued", engine ? duration(engine.queued_audio_seconds) : "–");
   show("realtime", figure(minute.realtime_factor));
   if (engine) spark("realtime-spark", engine.realtime_series);
-  at("breakers").replaceChildren(
-    ...now.breakers.map(({ side, state }) => {
+  at("breakers-part").hidden = now.breakers.length === 0;
+  settle(
+    at("breakers"),
+    now.breakers.map(({ side, state }) => {
       const row = document.createElement("li");
       const name = document.createElement("span");
       name.textContent = side;
@@ -169,13 +204,14 @@ function money(usd) {
 
 function showBudgets(budgets) {
   at("budgets").hidden = budgets.length === 0;
-  at("budget-rows").replaceChildren(
-    ...budgets.map(({ tenant, period, limit_usd, left_usd, used_share }) => {
+  settle(
+    at("budget-rows"),
+    budgets.map(({ tenant, period, limit_usd, left_usd, used_share }) => {
       const row = document.createElement("div");
       const name = document.createElement("dt");
       const figures = document.createElement("dd");
       const left = document.createElement("span");
-      name.textContent = `${tenant || "everybody"}, ${PERIODS[period]}`;
+      name.append(foreign(tenant || "everybody", "", "bdi"), `, ${PERIODS[period]}`);
       left.textContent = left_usd ? `${money(left_usd)} of ${money(limit_usd)} left` : `${money(limit_usd)} used up`;
       figures.append(meter(used_share, `${name.textContent}: used ${percent(used_share)}`), left);
       row.append(name, figures);
@@ -197,12 +233,12 @@ function showTotals(now) {
 }
 
 function showLatest(now) {
-  for (const head of document.querySelectorAll("th.text")) head.hidden = !now.shows_texts;
-  const ending = (outcome) => (now.shows_texts ? [cell(outcome.text || "", "text")] : []);
+  for (const column of document.querySelectorAll("th.text")) column.hidden = !now.shows_texts;
+  const ending = (outcome) => (now.shows_texts ? [foreign(outcome.text || "", "text")] : []);
   const opening = (outcome) => [
-    cell(clock.format(1000 * outcome.at)),
-    cell(outcome.event_id || "unreadable", "event"),
-    cell(outcome.tenant || "–", "tenant"),
+    cell(moment(outcome.at)),
+    head(foreign(outcome.event_id || "unreadable", "event", "th")),
+    foreign(outcome.tenant || "–", "tenant"),
   ];
   rows(
     "transcripts",
@@ -240,16 +276,36 @@ function showNow(now) {
   showBudgets(now.budgets);
   showTotals(now);
   showLatest(now);
-  show("shown-at", `as of ${clock.format(1000 * now.at)}`);
+  shownAt = moment(now.at);
+  show("shown-at", `as of ${shownAt}`);
 }
 
 function connect() {
   source = new EventSource("/events");
-  source.onmessage = (message) => showNow(JSON.parse(message.data));
-  source.onerror = () => badge(at("state"), ["bad", "no connection, trying again"]);
+  source.onmessage = (message) => {
+    listen();
+    showNow(JSON.parse(message.data));
+  };
+  source.onerror = lost;
+  listen();
+}
+
+// After an answer that is no stream a browser tries no more, and of a dead connection it may never hear: so this does.
+function listen() {
+  clearTimeout(silence);
+  silence = setTimeout(() => {
+    disconnect();
+    lost();
+    connect();
+  }, SILENCE_MS);
+}
+
+function lost() {
+  badge(at("state"), ["bad", shownAt ? `no connection since ${shownAt}, trying again` : "no connection, trying again"]);
 }
 
 function disconnect() {
+  clearTimeout(silence);
   source.close();
   source = null;
 }

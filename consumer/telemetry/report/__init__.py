@@ -24,7 +24,7 @@ def page(timeline: Timeline, unreadable: int) -> str:
         style=_asset("page.css"),
         plotly=f"<script>{get_plotlyjs()}</script>" if drawn else "",
         # a name in it must not end the script
-        data="[" + ",".join(plot.json for plot in drawn).replace("<", "\\u003c") + "]",
+        data="[" + ",".join(plot.json for plot in drawn if plot.json).replace("<", "\\u003c") + "]",
         script=_asset("page.js"),
     )
 
@@ -35,18 +35,18 @@ def _body(timeline: Timeline, drawn: list[Plot]) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(said)}</dd></div>" for name, said in figures.totals(sums)
     )
     tables = "".join(map(_table, figures.tables(sums)))
+    slices = f"<details><summary>Over time, in figures</summary>{_table(figures.over_time(timeline))}</details>"
     return (
         f"<section aria-label='Totals'><dl>{totals}</dl></section>"
         f"<section class='plots' aria-label='Plots'>{''.join(map(_figure, drawn))}</section>"
-        f"<section class='tables' aria-label='Tables'>{tables}</section>"
+        f"<section class='tables' aria-label='Tables'>{slices}{tables}</section>"
     )
 
 
 def _figure(plot: Plot) -> str:
-    return (
-        f"<figure><figcaption><h2>{escape(plot.title)}</h2><p>{escape(plot.note)}</p></figcaption>"
-        f"<div class='plot' role='img' aria-label='{escape(plot.title)}: {escape(plot.note)}'></div></figure>"
-    )
+    label = escape(f"{plot.title}: {plot.note}")
+    drawn = f"<div class='plot' role='img' aria-label='{label}'></div>" if plot.json else "<p>Nothing to draw.</p>"
+    return f"<figure><figcaption><h2>{escape(plot.title)}</h2><p>{escape(plot.note)}</p></figcaption>{drawn}</figure>"
 
 
 def _table(table: figures.Table) -> str:

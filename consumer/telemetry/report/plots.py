@@ -14,6 +14,8 @@ from consumer.core.summary import LENGTHS_SECONDS, STAGES, Summary, Timeline
 _FIRST, _SECOND, _THIRD, _FAILURE = 1, 2, 3, 6
 """Of the page's palette; the last is kept for what went wrong."""
 _PALETTE_ENGINES = 5
+_PATTERNS = ("", "/", ".", "-", "|", "x")
+"""Beside the colours, which not everybody can tell from each other."""
 
 Slices = Sequence[tuple[datetime, Summary]]
 
@@ -24,25 +26,28 @@ class Plot:
 
     title: str
     note: str
-    json: str
-    """Plotly's own, made harmless: labels are read as HTML there."""
+    json: str | None
+    """Plotly's own, made harmless: labels are read as HTML there. None where there is nothing to draw."""
 
 
 def plots(timeline: Timeline) -> list[Plot]:
     """All of them, in the page's order."""
     slices, whole, total = timeline.slices(), timeline.whole, timeline.whole.total
-    every = f"every {_span(timeline.slice_seconds)}"
-    cost, cached = usd(total.cost_usd), share(total.cache_share)
-    known = number(sum(whole.lengths.values()))
+    every = f"every {_span(timeline.slice_seconds)}, times in UTC"
+    cost, cached = usd(total.cost_usd), f"{share(total.cache_share)} in all" if total.transcribed else "there were none"
+    spent, compared = total.cost_usd, total.wer.words or total.disagreement.words
+    lengths = f"events by length; {number(sum(whole.lengths.values()))} had one"
     stages = "p50, p95 and p99 of the events that went through it"
     return [
-        _plot("Throughput", f"events, {every}", _throughput(slices), barmode="stack"),
+        _plot("Throughput", f"events, {every}", _throughput(slices), barmode="stack", yaxis=_EVENTS),
         _plot("Latency", f"from publication to commit, {every}", _latency(slices), yaxis=_LOG),
-        _plot("Latency by stage", stages, _stages(whole), xaxis=_LOG_ACROSS),
-        _plot("Cost by engine", f"{every}; {cost} in all", _cost(slices, whole), barmode="stack", yaxis=_DOLLARS),
-        _plot("Cache share", f"of transcripts, {every}; {cached} in all", _cache(slices), yaxis=_SHARE),
-        _plot("Word errors", _error_note(whole), _errors(slices), yaxis=_RATE),
-        _plot("Length of recordings", f"events by length; {known} had one", _lengths(whole), **_CLASSES),
+        _plot("Latency by stage", stages, _stages(whole), xaxis=_across(whole)),
+        _plot("Cost by engine", f"{every}; {cost} in all", _cost(slices, whole), known=spent, **_SPENT),
+        _plot(
+            "Cache share", f"of transcripts, {every}; {cached}", _cache(slices), known=total.transcribed, yaxis=_SHARE
+        ),
+        _plot("Word errors", _error_note(whole), _errors(slices), known=compared, yaxis=_RATE),
+        _plot("Length of recordings", lengths, _lengths(whole), known=whole.lengths, yaxis=_EVENTS, **_CLASSES),
     ]
 
 
@@ -53,17 +58,28 @@ def _log(ticks_ms: Sequence[int]) -> dict[str, Any]:
 
 _LOG = _log([digit * 10**power for power in range(10) for digit in (1, 3)])
 _LOG_ACROSS = _log([10**power for power in range(10)])
-"""Side by side there is room for half of them, on a phone."""
-_DOLLARS = {"tickprefix": "$", "exponentformat": "none"}
+"""Where many would stand side by side there is room for half of them, on a phone."""
+_FEW = 100
+
+
+def _across(whole: Summary) -> dict[str, Any]:
+    """Of the stages' axis: the shortest median and the longest p99 decide."""
+    every = [whole.total.latency, *whole.stages.values()]
+    ends = [time for of in every for rank in (0.5, 0.99) if (time := of.quantile(rank))]
+    return _LOG if ends and max(ends) / min(ends) <= _FEW else _LOG_ACROSS
+
+
+_EVENTS = {"title": {"text": "events"}}
+_SPENT = {"barmode": "stack", "yaxis": {"tickprefix": "$", "exponentformat": "none"}}
 _CLASSES = {"xaxis": {"tickangle": -45, "nticks": 0}, "margin": {"b": 65}, "bargap": 0.08}
 _SHARE = {"tickformat": ".0%", "range": [0, 1.02]}
 _RATE = {"tickformat": ".1%", "rangemode": "tozero"}
 
 
-def _plot(title: str, note: str, traces: Sequence[Any], **layout: Any) -> Plot:
+def _plot(title: str, note: str, traces: Sequence[Any], *, known: object = True, **layout: Any) -> Plot:
     figure = go.Figure(traces)
     figure.update_layout(template="none", showlegend=len(traces) > 1, **layout)
-    return Plot(title, note, str(figure.to_json()))
+    return Plot(title, note, str(figure.to_json()) if known else None)
 
 
 def _throughput(slices: Slices) -> list[Any]:
@@ -140,7 +156,9 @@ def _lengths(whole: Summary) -> list[Any]:
 
 
 def _bars(name: str, color: int, slices: Slices, values: Sequence[float]) -> Any:
-    return go.Bar(name=name, x=[begin for begin, _ in slices], y=values, meta={"color": color})
+    pattern = {"shape": _PATTERNS[color - 1], "fillmode": "overlay", "size": 6, "solidity": 0.25}
+    marker = {"pattern": pattern}
+    return go.Bar(name=name, x=[begin for begin, _ in slices], y=values, marker=marker, meta={"color": color})
 
 
 def _line(name: str, color: int, slices: Slices, values: Sequence[float | None], dash: str = "solid") -> Any:
