@@ -122,7 +122,7 @@ class Pipeline:
         notes.traceparent = span.headers()
         with suppress(ContractError):
             notes.event = decode_event(record.value)
-        span.received(notes.published_at)
+        span.received(notes.waits_since)
         detail = "it ended the service process each time it was worked on; look into the service's log before a replay"
         outcome = dead_lettered(notes, EventError(Reason.POISON, detail))
         describe(span, outcome)
@@ -135,7 +135,7 @@ class Pipeline:
                 raise ContractError(Reason.INVALID_EVENT, f"the event is larger than max_event_bytes ({limit_bytes})")
             event = notes.event = decode_event(record.value)
         finally:
-            span.received(notes.published_at, parked=record.header(Header.PARKED_UNTIL) is not None)
+            span.received(notes.waits_since, parked=record.header(Header.PARKED_UNTIL) is not None)
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
         source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)

@@ -110,6 +110,8 @@ class Header:
     """How often the event was moved to another partition, in decimal."""
     ORIGIN: Final = "earwitness-origin"
     """``topic/partition/offset`` of the event's first record."""
+    LEFT_AT: Final = "earwitness-left-at"
+    """When the event was last moved or parked, as RFC 3339: since then it has waited for its next lane."""
     REPLAY: Final = "earwitness-replay"
     """Which replay of a dead letter this record is, in decimal."""
     FIRST: Final = "earwitness-first"

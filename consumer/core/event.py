@@ -40,6 +40,18 @@ class Notes:
         """When the first record of the event was published, as it says, else as Kafka says."""
         if self.event is not None and self.event.published_at is not None:
             return self.event.published_at
+        return self._recorded_at
+
+    @property
+    def waits_since(self) -> datetime:
+        """When this very record came to be: an event that was moved, parked or replayed has told of its time before."""
+        again = _moment(self.record.header(Header.LEFT_AT))
+        if again is None and self.record.header(Header.REPLAY) is not None:
+            again = self._recorded_at
+        return self.published_at if again is None else max(again, self.published_at)
+
+    @property
+    def _recorded_at(self) -> datetime:
         # any publisher may write any number as a record's time
         return datetime.fromtimestamp(min(max(self.record.timestamp_ms, 0), _LATEST_MS) / 1000, UTC)
 
@@ -96,6 +108,14 @@ def fingerprint(*parts: str | None) -> str:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= _OFFSET_DIGITS
+
+
+def _moment(header: bytes | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(header.decode("ascii")) if header is not None else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo is not None else None
 
 
 def _number(header: bytes | None) -> int:
