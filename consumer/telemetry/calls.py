@@ -98,6 +98,11 @@ def waits_for_api(why: str, seconds: float) -> None:
     trace.get_current_span().add_event("api_shut", {"earwitness.why": why, "earwitness.seconds": round(seconds, 3)})
 
 
+def try_failed(stage: str, reason: str) -> None:
+    """A try within a stage of the calling task's event failed, and there may be another: the stage itself goes on."""
+    trace.get_current_span().add_event("try_failed", {"earwitness.stage": stage, ERROR_TYPE: reason})
+
+
 def draw_batch(
     model: str, seconds: float, members: Sequence[Context], attributes: dict[str, Any], *, failed: str | None = None
 ) -> None:
