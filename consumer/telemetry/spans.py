@@ -130,11 +130,15 @@ class EventSpan:
         self._span.set_attribute(ERROR_TYPE, code)
         self._span.set_status(Status(StatusCode.ERROR, detail))
 
-    def committed(self) -> None:
-        """The outcome is: the last stage ends, and the event with it."""
-        self.stage("commit")
+    def committed(self, left_at: datetime | None = None) -> None:
+        """The outcome is: the last stage ends, and the event with it. ``left_at``: since when the event lies where its
+        next record tells of it.
+        """
+        if not self.is_recording:
+            return
+        self.stage("commit", None if left_at is None else left_at.timestamp() - self._reached_ns / _NANOSECONDS)
         self.is_recording = False
-        self._span.end(self._reached_ns)
+        self._span.end(self._reached_ns if left_at is None else time.time_ns())
 
     def end(self) -> None:
         """The outcome is somebody else's."""

@@ -121,6 +121,18 @@ def test_an_event_ends_with_its_commit(traced: Traced) -> None:
     assert stages["commit"].end_time == process.end_time
 
 
+def test_an_event_that_goes_elsewhere_tells_of_no_second_that_its_next_record_tells_of(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.received(datetime.now(UTC))
+    left_at = datetime.now(UTC)
+    span.stage("fetch", 0.0)
+    span.committed(left_at)
+    stages, process = _stages(exporter)
+    assert stages["commit"].end_time == pytest.approx(left_at.timestamp() * 1e9, abs=5e3)
+    assert (process.end_time or 0) > (stages["commit"].end_time or 0)
+
+
 def test_a_stage_of_known_length_never_ends_in_the_future(traced: Traced) -> None:
     tracing, exporter = traced
     span = tracing.process(_record())

@@ -150,6 +150,14 @@ async def test_whose_deadline_passes_while_it_waits_has_one_wait_and_that_failed
         assert _told(scene.stages(late)) == [("receive", None), ("wait", "deadline_exceeded")]
 
 
+async def test_whose_deadline_passes_while_it_is_heard_failed_there() -> None:
+    engine = PatientEngine()
+    async with _scene(engine) as scene:
+        late = scene.settle("late", deadline_seconds=0.05)
+        await late
+        assert _told(scene.stages(late)) == [("receive", None), ("decode", None), ("infer", "deadline_exceeded")]
+
+
 async def test_an_event_that_is_held_did_not_fail_and_its_wait_is_not_anybody_elses_stage() -> None:
     engine = _Failing(lambda: _no_money(0.05))
     engine.may_hear.set()
