@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -18,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from consumer.errors import ServiceError
-from consumer.telemetry.spans import Ids
+from consumer.telemetry.spans import VERSION, Ids
 
 FLUSH_SECONDS = 1.5
 """How long the end waits for a collector to take the last spans, and as long again for the last metrics."""
@@ -56,7 +55,7 @@ def resource(service_name: str) -> Resource:
     """Who speaks; the environment's word on that comes first."""
     ours = {
         "service.name": service_name,
-        "service.version": version("earwitness"),
+        "service.version": VERSION,
         "service.instance.id": _INSTANCE,
     }
     return Resource.create(ours).merge(OTELResourceDetector().detect())

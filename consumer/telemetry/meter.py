@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.telemetry.deltas import Deltas
 from consumer.telemetry.export import FLUSH_SECONDS, is_grpc, is_wanted, reading_variables, resource, within
+from consumer.telemetry.spans import SCHEMA_URL, VERSION
 
 Adding = Callable[[MetricsData], MetricsData]
 """Puts what is counted outside the SDK among what it collected; called in threads."""
@@ -35,7 +36,7 @@ def measuring(service_name: str, adding: Adding, *, registry: CollectorRegistry 
             readers.append(_PrometheusReader(registry, adding))
         provider = MeterProvider(readers, resource(service_name), shutdown_on_exit=False)
     try:
-        yield provider.get_meter("earwitness")
+        yield provider.get_meter("earwitness", VERSION, SCHEMA_URL)
     finally:
         within(FLUSH_SECONDS, provider.shutdown)
 

@@ -16,6 +16,7 @@ import re
 import time
 from contextvars import ContextVar
 from datetime import datetime
+from importlib.metadata import version
 from random import getrandbits
 from typing import Any
 
@@ -25,6 +26,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler, TraceIdRatioBased
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -33,6 +35,9 @@ from consumer.core.model import Record
 _NANOSECONDS = 1_000_000_000
 _propagator = TraceContextTextMapPropagator()
 _NAME = "earwitness.consumer"
+VERSION = version("earwitness")
+SCHEMA_URL = Schemas.V1_40_0.value
+"""The version of the conventions whose names are used."""
 _NO_TRACER = trace.NoOpTracer()
 _NOTHING = Context()
 _PLAIN = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
@@ -153,7 +158,8 @@ class Tracing:
         """``provider``: None for the one that is set for the process, if any."""
         provider = provider or trace.get_tracer_provider()
         # the API's own stand-in: nobody has set one up
-        self._tracer = None if isinstance(provider, trace.ProxyTracerProvider) else provider.get_tracer(_NAME)
+        is_none = isinstance(provider, trace.ProxyTracerProvider)
+        self._tracer = None if is_none else provider.get_tracer(_NAME, VERSION, SCHEMA_URL)
         sampler: Sampler | None = getattr(provider, "sampler", None)
         self._follows_senders = sampler is not None and _follows_senders(sampler)
         self._bound = _bound(sampler) if sampler is not None else None
