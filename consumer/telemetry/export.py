@@ -64,10 +64,20 @@ def resource(service_name: str) -> Resource:
 @contextmanager
 def reading_variables() -> Iterator[None]:
     """Raises ServiceError where the SDK raises whatever it does over a variable that it cannot use."""
+    headers_log = logging.getLogger("opentelemetry.util.re")
+    headers_log.addFilter(_without_values)
     try:
         yield
     except Exception as error:
         raise ServiceError(f"an OTEL_* variable cannot be used: {error}; correct it, or unset it") from error
+    finally:
+        headers_log.removeFilter(_without_values)
+
+
+def _without_values(record: logging.LogRecord) -> bool:
+    """Of headers that it cannot read the SDK would say what they are, and they may be keys."""
+    record.args = ("(not shown)",) if record.args else ()
+    return True
 
 
 def is_wanted(signal: str) -> bool:

@@ -203,12 +203,14 @@ def test_each_stage_is_a_span_below_the_processing_and_within_its_time(run: Run)
 
 
 @pytest.mark.parametrize("name", ["plain", "fails", "moved", "second"])
-def test_the_stages_cover_the_time_from_the_publishing_to_the_commit(run: Run, name: str) -> None:
-    process = max(run.processed(name), key=lambda span: span.end_time_unix_nano)
-    stages = list(run.stages_of(process).values())
-    assert all(before.end_time_unix_nano == after.start_time_unix_nano for before, after in pairwise(stages))
+def test_the_stages_tell_each_second_once_from_the_publishing_to_the_commit(run: Run, name: str) -> None:
+    processed = run.processed(name)
+    stages = [stage for process in processed for stage in run.stages_of(process).values()]
+    for before, after in pairwise(stages):
+        # where a record ends and the next one begins is told in microseconds
+        assert abs(before.end_time_unix_nano - after.start_time_unix_nano) <= (len(processed) > 1) * 1000
     covered = stages[-1].end_time_unix_nano - stages[0].start_time_unix_nano
-    assert covered >= 0.95 * (process.end_time_unix_nano - run.published_at_ns(name))
+    assert covered >= 0.95 * (processed[-1].end_time_unix_nano - run.published_at_ns(name))
 
 
 def test_an_event_has_the_stages_that_happened_and_the_one_that_failed_is_marked(run: Run) -> None:

@@ -100,6 +100,20 @@ def test_what_is_not_known_is_said_once_and_left_out(
     assert [record.getMessage().split()[0] for record in caplog.records] == ["exporter_unknown", "protocol_unknown"]
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_headers_that_cannot_be_read_are_complained_of_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key s3cr3t")
+    monkeypatch.setattr(trace, "set_tracer_provider", list[TracerProvider]().append)
+    with exporting("test"), measuring("test", lambda data: data, registry=None):
+        pass
+    assert "Header format invalid" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "protocol"),
     [("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "grpc"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000", "http/protobuf")],
