@@ -134,10 +134,12 @@ class Pipeline:
                 raise ContractError(Reason.INVALID_EVENT, f"the event is larger than max_event_bytes ({limit_bytes})")
             event = notes.event = decode_event(record.value)
         finally:
-            span.received(notes.waits_since, parked=record.header(Header.PARKED_UNTIL) is not None)
+            if span.is_recording:  # looking through the headers takes its time
+                span.received(notes.waits_since, parked=record.header(Header.PARKED_UNTIL) is not None)
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
-        source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)
+        source = Source(event.uri, moves.origin, wish.deadline, moves.fetch_seconds, claimed=event.sha256)
+        notes.fetch_seconds = source.fetch_seconds
         waited = Waited.of(record)
         notes.attempts = waited.attempts if waited is not None else []
         return Journey(notes, span, event, wish, moves, source, waited)

@@ -112,6 +112,8 @@ class Header:
     """``topic/partition/offset`` of the event's first record."""
     LEFT_AT: Final = "earwitness-left-at"
     """When the event was last moved or parked, as RFC 3339: since then it has waited for its next lane."""
+    FETCH_SECONDS: Final = "earwitness-fetch-seconds"
+    """How long its fetch took, if it was fetched before it was moved, in decimal."""
     REPLAY: Final = "earwitness-replay"
     """Which replay of a dead letter this record is, in decimal."""
     FIRST: Final = "earwitness-first"

@@ -222,6 +222,8 @@ class Moved:
             Header.ORIGIN: moves.origin.encode(),
             Header.LEFT_AT: moment.now.isoformat().encode(),
         }
+        if self.notes.fetch_seconds is not None:
+            ours[Header.FETCH_SECONDS] = f"{self.notes.fetch_seconds:.6f}".encode()
         headers = [(name, value) for name, value in record.headers if name not in ours]
         return [
             Write(

@@ -28,7 +28,11 @@ from schemas.models import AudioEvent, DeadLetter, Model, Moment
 
 UNREADABLE = "unreadable"
 """Stands where a reason would, for a record that is no dead letter."""
-_OURS = (Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.REPLAY, Header.FIRST, *PARKED_HEADERS)
+_OURS = (
+    *(Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.FETCH_SECONDS),
+    *(Header.REPLAY, Header.FIRST),
+    *PARKED_HEADERS,
+)
 """What the service itself wrote: a replay is a new record, and what it has cost so far is in the books already."""
 _ID = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 _HEADER_SLACK_BYTES = 128

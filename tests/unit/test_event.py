@@ -12,7 +12,13 @@ DIGEST = "ab" * 32
 
 
 def _record(*, key: bytes | None = None, timestamp_ms: int = 1_000, **headers: bytes) -> Record:
-    names = {"moves": Header.MOVES, "origin": Header.ORIGIN, "left_at": Header.LEFT_AT, "replay": Header.REPLAY}
+    names = {
+        "moves": Header.MOVES,
+        "origin": Header.ORIGIN,
+        "left_at": Header.LEFT_AT,
+        "replay": Header.REPLAY,
+        "fetch": Header.FETCH_SECONDS,
+    }
     return Record("t", 3, 7, timestamp_ms, key, b"", tuple((names[name], value) for name, value in headers.items()))
 
 
@@ -57,6 +63,13 @@ def test_an_origin_without_moves_does_not_count() -> None:
 @pytest.mark.parametrize("moves", [b"", b"-1", b"many", b"1.5", b"9" * 5000, b"\xb2"])
 def test_a_damaged_count_of_moves_is_none(moves: bytes) -> None:
     assert Moves.of(_record(moves=moves, origin=b"other/1/2")) == Moves(0, "t/3/7")
+
+
+def test_a_moved_record_says_how_long_its_fetch_took_if_that_can_be() -> None:
+    assert Moves.of(_record(moves=b"1", fetch=b"1.250000")).fetch_seconds == 1.25
+    for damage in (b"", b"-1.0", b"1", b"inf", b"nan", b"9" * 5000 + b".0"):
+        assert Moves.of(_record(moves=b"1", fetch=damage)).fetch_seconds is None
+    assert Moves.of(_record(fetch=b"1.250000")).fetch_seconds is None
 
 
 def test_an_origin_comes_apart_into_topic_partition_and_offset() -> None:

@@ -94,7 +94,7 @@ def test_a_replay_has_the_present_as_its_time_and_goes_where_its_key_belongs() -
 
 
 def test_what_moving_and_parking_added_is_taken_off() -> None:
-    added = (Header.MOVES, Header.ORIGIN, Header.LEFT_AT, *PARKED_HEADERS)
+    added = (Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.FETCH_SECONDS, *PARKED_HEADERS)
     moved = letter(headers=(*((name, b"1") for name in added), ("mine", b"1")), key=b"ab" * 32)
     assert replayed(moved) == (EVENT, b"ab" * 32, {"mine": b"1", Header.REPLAY: b"1", Header.FIRST: FIRST})
 
