@@ -8,7 +8,7 @@ from consumer.core.event import Moves, Notes
 from consumer.core.model import Heard, Wish
 from consumer.core.parking import Waited, carried
 from consumer.core.quality import word_errors
-from consumer.errors import EventError
+from consumer.errors import EventError, ReasonedError, RecordingError
 from consumer.telemetry.spans import EventSpan
 from schemas.codes import Reason, WarningCode
 from schemas.models import Attempt, AudioEvent, EngineWordErrors, Recognised, WordErrors
@@ -34,6 +34,26 @@ class Journey:
     """Ledger lines of a recognition that this event led and that was cut off."""
     leads: bool = False
     """The recognition is this event's own; its stages are then drawn as it goes."""
+    under_way: str = "wait"
+    """The stage that the span draws next."""
+    _fetched_before: float | None = None
+
+    def fetches(self) -> None:
+        """Its bytes are wanted: from here, if they are here already."""
+        self.under_way, self._fetched_before = "fetch", self.source.fetch_seconds
+
+    def has_fetched(self) -> None:
+        """The bytes are here."""
+        self.under_way = "decode"
+        if self.source.fetch_seconds is not self._fetched_before:
+            self.span.stage("fetch", self.source.fetch_seconds)
+
+    def failed_under_way(self, error: ReasonedError) -> None:
+        """The stage that was under way failed."""
+        were_here = self.source.fetch_seconds is not self._fetched_before or isinstance(error, RecordingError)
+        if self.under_way == "fetch" and were_here:
+            self.has_fetched()
+        self.span.stage(self.under_way, failed=error.reason)
 
     def may_travel(self, limit_bytes: int) -> bool:
         """Whether the record still fits on its topic with what moving or parking adds to it."""

@@ -30,7 +30,6 @@ from consumer.errors import (
     EventError,
     HoldError,
     ReasonedError,
-    RecordingError,
     ServiceError,
     is_the_machines,
 )
@@ -122,7 +121,7 @@ class Pipeline:
         notes.traceparent = span.headers()
         with suppress(ContractError):
             notes.event = decode_event(record.value)
-        span.received(notes.published_at)
+        span.received(notes.waits_since)
         detail = "it ended the service process each time it was worked on; look into the service's log before a replay"
         outcome = dead_lettered(notes, EventError(Reason.POISON, detail))
         describe(span, outcome)
@@ -135,10 +134,12 @@ class Pipeline:
                 raise ContractError(Reason.INVALID_EVENT, f"the event is larger than max_event_bytes ({limit_bytes})")
             event = notes.event = decode_event(record.value)
         finally:
-            span.received(notes.published_at, parked=record.header(Header.PARKED_UNTIL) is not None)
+            if span.is_recording:  # looking through the headers takes its time
+                span.received(notes.waits_since, parked=record.header(Header.PARKED_UNTIL) is not None)
         self._recordings.check(event.uri)
         wish, moves = self._wish(event, notes), Moves.of(record)
-        source = Source(event.uri, moves.origin, wish.deadline, claimed=event.sha256)
+        source = Source(event.uri, moves.origin, wish.deadline, moves.fetch_seconds, claimed=event.sha256)
+        notes.fetch_seconds = source.fetch_seconds
         waited = Waited.of(record)
         notes.attempts = waited.attempts if waited is not None else []
         return Journey(notes, span, event, wish, moves, source, waited)
@@ -258,7 +259,7 @@ class Pipeline:
 
     async def _land(self, journey: Journey, key: str, lead: Lead) -> Landing:
         deadline, flights = journey.wish.deadline, self._memory.flights
-        journey.leads = not flights.has(key)
+        journey.leads, journey.under_way = not flights.has(key), "wait"
         try:
             async with asyncio.timeout(
                 None if deadline is None else max(0.0, deadline - self._memory.clock())
@@ -273,11 +274,11 @@ class Pipeline:
             await flights.abandon(key)
             late = too_late("the deadline passed while the recording was being heard")
             late.attempts = journey.spent
-            journey.span.stage("wait", failed=late.reason)
+            journey.failed_under_way(late)
             raise late from error
         except ReasonedError as error:
             if not journey.leads:
-                journey.span.stage("wait", failed=error.reason)
+                journey.failed_under_way(error)
             raise
 
     async def _lead(self, journey: Journey, digest: str, flight: Flight) -> Result:
@@ -287,6 +288,7 @@ class Pipeline:
         journey.leads, flight.led_by = True, journey.span.sampled
         wish = replace(journey.wish, urgency=flight.urgency, begins=flight.begins, spent=journey.spent.extend)
         heard, route = await self._hear(journey, digest, wish)
+        journey.under_way = "refine"
         heard = await self._looks.refine(heard, digest, wish)
         if heard.refine_seconds is not None:
             journey.span.stage("refine")
@@ -294,19 +296,19 @@ class Pipeline:
 
     async def _hear(self, journey: Journey, digest: str, wish: Wish) -> Result:
         notes, source, span, clock = journey.notes, journey.source, journey.span, self._memory.clock
-        fetched_before, under_way = source.fetch_seconds, "fetch"
+        journey.fetches()
         try:
             async with self._recordings.samples(source, digest) as recording:
-                if source.fetch_seconds is not fetched_before:
-                    span.stage("fetch", source.fetch_seconds)
+                journey.has_fetched()
                 span.stage("decode")
-                began, under_way = clock(), "infer"
+                began, journey.under_way = clock(), "infer"
                 heard, route = await self._engine.transcribe(recording, wish)
                 # whatever was not the engine's own work was waiting: for a batch, a try again, a breaker
                 waited_seconds = max(0.0, clock() - began - (heard.infer_seconds or 0.0))
                 span.stage("queue", waited_seconds)
                 if heard.infer_seconds is not None:
                     span.stage("infer")
+                journey.under_way = "shadow"
                 heard = replace(heard, queue_seconds=waited_seconds)
                 heard = await self._looks.compare(heard, recording, wish)
                 if heard.shadow_seconds is not None:
@@ -316,12 +318,7 @@ class Pipeline:
             span.stage("queue")  # nothing failed: it goes on later
             raise
         except ReasonedError as error:
-            if under_way == "fetch" and source.fetch_seconds is not fetched_before:
-                span.stage("fetch", source.fetch_seconds)
-                under_way = "decode"
-            elif under_way == "fetch" and isinstance(error, RecordingError):
-                under_way = "decode"  # the bytes were here already
-            span.stage(under_way, failed=error.reason)
+            journey.failed_under_way(error)
             raise
         finally:
             notes.fetch_seconds, notes.decode_seconds = source.fetch_seconds, source.decode_seconds

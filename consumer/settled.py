@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from consumer.core.event import Notes
-from consumer.core.outcomes import DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
+from consumer.core.outcomes import ELSEWHERE, DeadLettered, Moment, Moved, Parked, Settlement, Transcribed, Write
 from consumer.dedup.single_flight import Flight, SingleFlight
 from consumer.dedup.store import DedupSlices
 from consumer.errors import EventError, ReasonedError
@@ -68,7 +68,7 @@ class Settled:
         """The transaction is committed: from now on others may know its dedup entry."""
         assert self.moment is not None
         self.memory.settled(self.outcome, self.moment, writes, self.span)
-        self.span.committed()
+        self.span.committed(self.moment.now if isinstance(self.outcome, ELSEWHERE) else None)
         if isinstance(self.outcome, Transcribed) and self.outcome.dedup is not None:
             entry = writes[-1]
             assert entry.key == self.outcome.dedup.key.encode()

@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +20,7 @@ from typing import Any, Self
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from opentelemetry import trace
+from opentelemetry.semconv.schemas import Schemas
 from pydantic import ValidationError
 
 from producer.errors import PublishError
@@ -70,7 +72,7 @@ class Publisher:
         self._timeout_seconds = timeout_seconds
         self._partitions = 0
         self._producer: AIOKafkaProducer | None = None
-        self._tracer = trace.get_tracer("earwitness.producer")
+        self._tracer = trace.get_tracer("earwitness.producer", version("earwitness"), schema_url=Schemas.V1_40_0.value)
 
     async def __aenter__(self) -> Self:
         counts = await partition_counts(self._connection, [self._topic], timeout_seconds=self._timeout_seconds)

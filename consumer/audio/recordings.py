@@ -12,8 +12,9 @@ from typing import Protocol
 from consumer.audio.spool import Fetched, Spool
 from consumer.core.backoff import RetryPolicy
 from consumer.core.model import SAMPLE_BYTES, SAMPLE_RATE, Recording
-from consumer.errors import EventError
-from consumer.retrying import retrying
+from consumer.errors import EventError, TransientError
+from consumer.retrying import T, retrying
+from consumer.telemetry.calls import try_failed
 from schemas.codes import Reason
 
 _REMEMBERED_FETCHES = 10_000
@@ -119,9 +120,7 @@ class Recordings:
             while self._samples_bytes >= self._samples_limit_bytes:
                 self._room.clear()
                 await self._room.wait()
-            recording = await retrying(
-                partial(self._decodes.decode, fetched), self._policy, deadline=source.deadline, clock=self._clock
-            )
+            recording = await self._trying("decode", partial(self._decodes.decode, fetched), source)
             source.decode_seconds = self._clock() - started
             self._samples_bytes += recording.samples * SAMPLE_BYTES
             return recording
@@ -144,10 +143,16 @@ class Recordings:
     @asynccontextmanager
     async def _fetch(self, source: Source) -> AsyncIterator[Fetched]:
         started = self._clock()
-        opened = await retrying(self._opener(source.uri), self._policy, deadline=source.deadline, clock=self._clock)
+        opened = await self._trying("fetch", self._opener(source.uri), source)
         source.fetch_seconds = self._clock() - started
         async with _Entered(*opened) as fetched:
             yield fetched
+
+    async def _trying(self, stage: str, call: Callable[[], Awaitable[T]], source: Source) -> T:
+        def told(error: TransientError, _tries: int, _wait_seconds: float) -> None:
+            try_failed(stage, error.reason.value)
+
+        return await retrying(call, self._policy, deadline=source.deadline, on_retry=told, clock=self._clock)
 
     def _opener(self, uri: str) -> Callable[[], Awaitable[tuple[AbstractAsyncContextManager[Fetched], Fetched]]]:
         async def attempt() -> tuple[AbstractAsyncContextManager[Fetched], Fetched]:

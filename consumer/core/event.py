@@ -1,6 +1,7 @@
 """An event on its way: what its record says, where it belongs, and what is noted about it as it goes."""
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -15,6 +16,7 @@ _LATEST_MS = 253_402_300_799_000
 """The last second of the year 9999."""
 _TOPIC_CHARACTERS = 249
 """Kafka allows a topic's name no more."""
+_SECONDS = re.compile(rb"\d{1,9}\.\d{1,6}")
 _OFFSET_DIGITS = 19
 """Those of the largest offset that Kafka knows."""
 
@@ -40,6 +42,18 @@ class Notes:
         """When the first record of the event was published, as it says, else as Kafka says."""
         if self.event is not None and self.event.published_at is not None:
             return self.event.published_at
+        return self._recorded_at
+
+    @property
+    def waits_since(self) -> datetime:
+        """When this very record came to be: an event that was moved, parked or replayed has told of its time before."""
+        again = _moment(self.record.header(Header.LEFT_AT))
+        if again is None and self.record.header(Header.REPLAY) is not None:
+            again = self._recorded_at
+        return self.published_at if again is None else max(again, self.published_at)
+
+    @property
+    def _recorded_at(self) -> datetime:
         # any publisher may write any number as a record's time
         return datetime.fromtimestamp(min(max(self.record.timestamp_ms, 0), _LATEST_MS) / 1000, UTC)
 
@@ -51,6 +65,8 @@ class Moves:
     count: int
     origin: str
     """``topic/partition/offset`` of its first record."""
+    fetch_seconds: float | None = None
+    """What its fetch took before it was moved, if it took place then."""
 
     @classmethod
     def of(cls, record: Record) -> "Moves":
@@ -59,7 +75,8 @@ class Moves:
         count = _number(record.header(Header.MOVES))
         origin = (record.header(Header.ORIGIN) or b"").decode("utf-8", "replace")
         is_again = count or record.header(Header.PARKED_UNTIL) is not None
-        return cls(count, origin if is_again and parse_origin(origin) is not None else here)
+        fetch_seconds = _seconds(record.header(Header.FETCH_SECONDS)) if count else None
+        return cls(count, origin if is_again and parse_origin(origin) is not None else here, fetch_seconds)
 
 
 def parse_origin(text: str) -> tuple[str, int, int] | None:
@@ -96,6 +113,18 @@ def fingerprint(*parts: str | None) -> str:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= _OFFSET_DIGITS
+
+
+def _moment(header: bytes | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(header.decode("ascii")) if header is not None else None
+    except ValueError:
+        return None
+    return found if found is not None and found.tzinfo is not None else None
+
+
+def _seconds(header: bytes | None) -> float | None:
+    return float(header) if header is not None and _SECONDS.fullmatch(header) else None
 
 
 def _number(header: bytes | None) -> int:

@@ -216,7 +216,14 @@ class Moved:
     def writes(self, topics: Topics, moment: Moment, limit_bytes: int) -> list[Write]:  # noqa: ARG002 (one shape)
         """The event itself; no metric."""
         record, moves = self.notes.record, Moves.of(self.notes.record)
-        ours = {Header.MOVES: str(moves.count + 1).encode(), Header.ORIGIN: moves.origin.encode()}
+        ours = {
+            **_begun(self.notes),
+            Header.MOVES: str(moves.count + 1).encode(),
+            Header.ORIGIN: moves.origin.encode(),
+            Header.LEFT_AT: moment.now.isoformat().encode(),
+        }
+        if self.notes.fetch_seconds is not None:
+            ours[Header.FETCH_SECONDS] = f"{self.notes.fetch_seconds:.6f}".encode()
         headers = [(name, value) for name, value in record.headers if name not in ours]
         return [
             Write(
@@ -242,9 +249,11 @@ class Parked:
         """The event itself; no metric."""
         record = self.notes.record
         ours = {
+            **_begun(self.notes),
             Header.PARKED_UNTIL: self.until.astimezone(UTC).isoformat().encode(),
             Header.PARKED_FOR: self.why.encode(),
             Header.ORIGIN: Moves.of(record).origin.encode(),
+            Header.LEFT_AT: moment.now.isoformat().encode(),
         }
         if record.key is not None:
             ours[Header.PARKED_KEY] = record.key
@@ -317,3 +326,10 @@ def _origin(record: Record) -> Origin:
 
 def _trace(notes: Notes) -> Headers:
     return [(name, value.encode("ascii")) for name, value in notes.traceparent.items()]
+
+
+def _begun(notes: Notes) -> dict[str, bytes]:
+    """The trace that began with this record, since nobody had sent one along: the event goes on in it."""
+    trace_id = notes.traceparent.get(Header.TRACEPARENT, "")[3:35].encode("ascii")
+    sent = notes.record.header(Header.TRACEPARENT) or b""
+    return {} if trace_id in sent else dict(_trace(notes))

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from consumer.core.event import parse_origin
 from consumer.core.model import Record
 from consumer.core.outcomes import Headers, Write
+from consumer.core.parking import PARKED_HEADERS
 from consumer.core.shown import parsed, shown_address
 from schemas.codec import ContractError, decode_event
 from schemas.codes import Header, Reason
@@ -27,7 +28,12 @@ from schemas.models import AudioEvent, DeadLetter, Model, Moment
 
 UNREADABLE = "unreadable"
 """Stands where a reason would, for a record that is no dead letter."""
-_OURS = (Header.MOVES, Header.ORIGIN, Header.REPLAY, Header.FIRST)
+_OURS = (
+    *(Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.FETCH_SECONDS),
+    *(Header.REPLAY, Header.FIRST),
+    *PARKED_HEADERS,
+)
+"""What the service itself wrote: a replay is a new record, and what it has cost so far is in the books already."""
 _ID = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 _HEADER_SLACK_BYTES = 128
 """What a record takes besides key, value and the text of its headers, and the replay headers' fixed parts."""
@@ -234,7 +240,7 @@ class Replay:
 
 
 def replay_of(letter: Letter, *, fresh: bool, now: datetime, limit_bytes: int) -> Replay:
-    """The original record again, numbered; what an earlier move added to it is taken off.
+    """The original record again, numbered; what moving or parking added to it is taken off.
 
     ``fresh`` makes ``now`` the event's ``published_at`` where it has one. Raises NotReplayableError.
     """

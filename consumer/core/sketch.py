@@ -51,10 +51,10 @@ class Sketch:
         return self.total / self.count if self.count else None
 
     def quantile(self, share: float) -> float | None:
-        """The value at rank ``share * (count - 1)``, rounded down; None without a value."""
+        """The smallest value that such a share of them do not exceed; None without a value."""
         if not self.count:
             return None
-        left = int(share * (self.count - 1)) - self.zeros
+        left = max(1, ceil(share * self.count)) - 1 - self.zeros
         if left < 0:
             return 0.0
         for bucket in sorted(self.buckets):

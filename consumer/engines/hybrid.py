@@ -19,6 +19,7 @@ from consumer.engines.openai_api import OpenAIEngine
 from consumer.engines.tries import Tries, refused, with_history
 from consumer.errors import EventError, HoldError, ReasonedError, SlowDownError, TransientError
 from consumer.settings import Settings
+from consumer.telemetry.calls import try_failed
 from consumer.turns import Turns
 from schemas.codes import Hold, Reason, Route
 
@@ -182,6 +183,7 @@ class HybridEngine:
             return None
         except TransientError as error:
             self._enter_failure(guarded, tries, error, started)
+            try_failed("infer", error.reason.value)
             await self._after_failure(side, tries, error, served_before, started)
             return None
         except ReasonedError as error:

@@ -14,7 +14,7 @@ from opentelemetry.semconv.attributes import server_attributes as server
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
-from consumer.telemetry.spans import SPEECH_TO_TEXT, is_left_out
+from consumer.telemetry.spans import SCHEMA_URL, SPEECH_TO_TEXT, VERSION, is_left_out
 
 API = "openai"
 """The provider that calls of an API name, whoever's server speaks like it."""
@@ -31,7 +31,7 @@ _PORTS = {"http": 80, "https": 443}
 _CHARACTERS = 256
 """Of what a server says of itself."""
 _UNUSABLE = "unusable_answer"
-_tracer = trace.get_tracer("earwitness.engines")
+_tracer = trace.get_tracer("earwitness.engines", VERSION, schema_url=SCHEMA_URL)
 
 
 class Call:
@@ -96,6 +96,11 @@ def calling(
 def waits_for_api(why: str, seconds: float) -> None:
     """The calling task's event begins to queue for an API that lets nobody through for so long at least."""
     trace.get_current_span().add_event("api_shut", {"earwitness.why": why, "earwitness.seconds": round(seconds, 3)})
+
+
+def try_failed(stage: str, reason: str) -> None:
+    """A try within a stage of the calling task's event failed, and there may be another: the stage itself goes on."""
+    trace.get_current_span().add_event("try_failed", {"earwitness.stage": stage, ERROR_TYPE: reason})
 
 
 def draw_batch(

@@ -35,7 +35,9 @@ CLIENT_DURATION = Instrument(
 CONSUMED = Instrument(
     messaging.MESSAGING_CLIENT_CONSUMED_MESSAGES, Kind.COUNTER, "{message}", "Records given to lanes; some twice."
 )
-SENT = Instrument(messaging.MESSAGING_CLIENT_SENT_MESSAGES, Kind.COUNTER, "{message}", "Committed records, by topic.")
+SENT = Instrument(
+    messaging.MESSAGING_CLIENT_SENT_MESSAGES, Kind.COUNTER, "{message}", "Records of committed outcomes, by topic."
+)
 ENGINE_DURATION = Instrument(
     gen_ai.GEN_AI_CLIENT_OPERATION_DURATION, Kind.HISTOGRAM, "s", "One attempt of an engine at a recording."
 )
@@ -45,7 +47,9 @@ EVENT_DURATION = Instrument(
 STAGE_DURATION = Instrument(
     "earwitness.stage.duration", Kind.HISTOGRAM, "s", "One stage of an event, as in the metric event."
 )
-EVENTS = Instrument("earwitness.events", Kind.COUNTER, "{event}", "Committed outcomes, by route; moved ones apart.")
+EVENTS = Instrument(
+    "earwitness.events", Kind.COUNTER, "{event}", "Committed outcomes, by route; moved and parked ones apart."
+)
 DEAD_LETTERS = Instrument("earwitness.dead_letters", Kind.COUNTER, "{event}", "Committed dead letters, by reason.")
 DEDUP_HITS = Instrument("earwitness.dedup.hits", Kind.COUNTER, "{event}", "Transcripts that came from memory.")
 AUDIO = Instrument("earwitness.audio.transcribed", Kind.COUNTER, "s", "Audio of committed transcripts.")

@@ -18,7 +18,8 @@ from opentelemetry.sdk.metrics.export import (
 from prometheus_client import CollectorRegistry
 
 from consumer.telemetry.deltas import Deltas
-from consumer.telemetry.export import FLUSH_SECONDS, is_grpc, is_wanted, resource, within
+from consumer.telemetry.export import FLUSH_SECONDS, is_grpc, is_wanted, reading_variables, resource, within
+from consumer.telemetry.spans import SCHEMA_URL, VERSION
 
 Adding = Callable[[MetricsData], MetricsData]
 """Puts what is counted outside the SDK among what it collected; called in threads."""
@@ -26,15 +27,16 @@ Adding = Callable[[MetricsData], MetricsData]
 
 @contextmanager
 def measuring(service_name: str, adding: Adding, *, registry: CollectorRegistry | None) -> Iterator[Meter]:
-    """A meter whose instruments go to an OTLP endpoint if the environment names one, and into ``registry``."""
+    """A meter whose instruments go to an OTLP endpoint if the environment asks for it, and into ``registry``."""
     readers: list[MetricReader] = []
-    if is_wanted("metrics"):
-        readers.append(_OtlpReader(_metric_exporter(), adding))
-    if registry is not None:
-        readers.append(_PrometheusReader(registry, adding))
-    provider = MeterProvider(readers, resource(service_name), shutdown_on_exit=False)
+    with reading_variables():
+        if is_wanted("metrics"):
+            readers.append(_OtlpReader(_metric_exporter(), adding))
+        if registry is not None:
+            readers.append(_PrometheusReader(registry, adding))
+        provider = MeterProvider(readers, resource(service_name), shutdown_on_exit=False)
     try:
-        yield provider.get_meter("earwitness")
+        yield provider.get_meter("earwitness", VERSION, SCHEMA_URL)
     finally:
         within(FLUSH_SECONDS, provider.shutdown)
 

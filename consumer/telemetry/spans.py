@@ -16,6 +16,7 @@ import re
 import time
 from contextvars import ContextVar
 from datetime import datetime
+from importlib.metadata import version
 from random import getrandbits
 from typing import Any
 
@@ -25,6 +26,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler, TraceIdRatioBased
 from opentelemetry.semconv._incubating.attributes import messaging_attributes as messaging
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -33,6 +35,9 @@ from consumer.core.model import Record
 _NANOSECONDS = 1_000_000_000
 _propagator = TraceContextTextMapPropagator()
 _NAME = "earwitness.consumer"
+VERSION = version("earwitness")
+SCHEMA_URL = Schemas.V1_40_0.value
+"""The version of the conventions whose names are used."""
 _NO_TRACER = trace.NoOpTracer()
 _NOTHING = Context()
 _PLAIN = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
@@ -135,11 +140,15 @@ class EventSpan:
         self._span.set_attribute(ERROR_TYPE, code)
         self._span.set_status(Status(StatusCode.ERROR, detail))
 
-    def committed(self) -> None:
-        """The outcome is: the last stage ends, and the event with it."""
-        self.stage("commit")
+    def committed(self, left_at: datetime | None = None) -> None:
+        """The outcome is: the last stage ends, and the event with it. ``left_at``: since when the event lies where its
+        next record tells of it.
+        """
+        if not self.is_recording:
+            return
+        self.stage("commit", None if left_at is None else left_at.timestamp() - self._reached_ns / _NANOSECONDS)
         self.is_recording = False
-        self._span.end(self._reached_ns)
+        self._span.end(self._reached_ns if left_at is None else time.time_ns())
 
     def end(self) -> None:
         """The outcome is somebody else's."""
@@ -154,7 +163,8 @@ class Tracing:
         """``provider``: None for the one that is set for the process, if any."""
         provider = provider or trace.get_tracer_provider()
         # the API's own stand-in: nobody has set one up
-        self._tracer = None if isinstance(provider, trace.ProxyTracerProvider) else provider.get_tracer(_NAME)
+        is_none = isinstance(provider, trace.ProxyTracerProvider)
+        self._tracer = None if is_none else provider.get_tracer(_NAME, VERSION, SCHEMA_URL)
         sampler: Sampler | None = getattr(provider, "sampler", None)
         self._follows_senders = sampler is not None and _follows_senders(sampler)
         self._bound = _bound(sampler) if sampler is not None else None

@@ -12,7 +12,13 @@ DIGEST = "ab" * 32
 
 
 def _record(*, key: bytes | None = None, timestamp_ms: int = 1_000, **headers: bytes) -> Record:
-    names = {"moves": Header.MOVES, "origin": Header.ORIGIN}
+    names = {
+        "moves": Header.MOVES,
+        "origin": Header.ORIGIN,
+        "left_at": Header.LEFT_AT,
+        "replay": Header.REPLAY,
+        "fetch": Header.FETCH_SECONDS,
+    }
     return Record("t", 3, 7, timestamp_ms, key, b"", tuple((names[name], value) for name, value in headers.items()))
 
 
@@ -59,6 +65,13 @@ def test_a_damaged_count_of_moves_is_none(moves: bytes) -> None:
     assert Moves.of(_record(moves=moves, origin=b"other/1/2")) == Moves(0, "t/3/7")
 
 
+def test_a_moved_record_says_how_long_its_fetch_took_if_that_can_be() -> None:
+    assert Moves.of(_record(moves=b"1", fetch=b"1.250000")).fetch_seconds == 1.25
+    for damage in (b"", b"-1.0", b"1", b"inf", b"nan", b"9" * 5000 + b".0"):
+        assert Moves.of(_record(moves=b"1", fetch=damage)).fetch_seconds is None
+    assert Moves.of(_record(fetch=b"1.250000")).fetch_seconds is None
+
+
 def test_an_origin_comes_apart_into_topic_partition_and_offset() -> None:
     assert parse_origin("a/b/3/44") == ("a/b", 3, 44)
 
@@ -100,6 +113,20 @@ def test_any_time_of_a_record_is_a_time_of_publishing(timestamp_ms: int) -> None
 def test_the_events_own_time_of_publishing_comes_first() -> None:
     notes = Notes(_record(), _event(published_at="2026-01-02T03:04:05+02:00"))
     assert notes.published_at.isoformat() == "2026-01-02T01:04:05+00:00"
+
+
+def test_an_event_that_was_moved_parked_or_replayed_waits_since_then() -> None:
+    assert Notes(_record()).waits_since == Notes(_record()).published_at
+    assert Notes(_record(left_at=b"2026-01-02T03:04:05.5+00:00")).waits_since.isoformat().startswith("2026-01-02T03:04")
+    replayed = Notes(_record(timestamp_ms=1_767_225_600_000, replay=b"1"), _event(published_at="2025-01-01T00:00:00Z"))
+    assert replayed.waits_since.year == 2026
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff", b"yesterday", b"2026-01-02T03:04:05", b"0001-01-01T00:00:00+14:00", b"9" * 5000]
+)
+def test_a_damaged_time_of_leaving_is_none(damage: bytes) -> None:
+    assert Notes(_record(left_at=damage)).waits_since == Notes(_record()).published_at
 
 
 @pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])

@@ -14,7 +14,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 
 from consumer.core.outcomes import Moment
-from consumer.telemetry.export import exporting, is_wanted
+from consumer.errors import ServiceError
+from consumer.telemetry.export import exporting, is_grpc, is_wanted
 from consumer.telemetry.measures import Measures
 from consumer.telemetry.meter import measuring
 from consumer.telemetry.spans import Tracing
@@ -79,6 +80,52 @@ def test_which_exporters_are_wanted_is_a_list_and_nothing_stands_for_the_default
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", named)
     assert is_wanted("traces") is wanted
+
+
+def test_an_exporter_that_is_named_needs_no_endpoint_since_the_standard_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    assert (is_wanted("traces"), is_wanted("metrics")) == (True, False)
+
+
+def test_what_is_not_known_is_said_once_and_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    for _ in range(2):
+        assert not is_wanted("traces")
+        assert not is_grpc("traces")
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["exporter_unknown", "protocol_unknown"]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_headers_that_cannot_be_read_are_complained_of_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key s3cr3t")
+    monkeypatch.setattr(trace, "set_tracer_provider", list[TracerProvider]().append)
+    with exporting("test"), measuring("test", lambda data: data, registry=None):
+        pass
+    assert "Header format invalid" in caplog.text
+    assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "protocol"),
+    [("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "grpc"), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000", "http/protobuf")],
+)
+def test_a_variable_that_the_sdk_cannot_use_ends_it_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, protocol: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ServiceError, match=r"OTEL_\* variable cannot be used: \w+"), exporting("test"):
+        pytest.fail("it began")
 
 
 def _exported(monkeypatch: pytest.MonkeyPatch, temporality: str) -> list[list[Metric]]:

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 from consumer.core import outcomes
 from consumer.core.event import Notes
 from consumer.core.model import Record
-from consumer.core.outcomes import DeadLettered, DedupWrite, Moment, Moved, Transcribed, Write
+from consumer.core.outcomes import DeadLettered, DedupWrite, Moment, Moved, Parked, Transcribed, Write
 from schemas.codec import encode
-from schemas.codes import Header, Reason, Route, WarningCode
+from schemas.codes import Header, Hold, Reason, Route, WarningCode
 from schemas.models import Attempt, AudioEvent, EngineRef, Model, Recognised, Segment, Transcript, Word
 from schemas.topics import Topics
 
@@ -194,10 +195,37 @@ def test_a_moved_event_is_the_same_record_under_its_digest() -> None:
     (write,) = Moved(_notes(), DIGEST, 1).writes(TOPICS, MOMENT, LIMIT)
     assert (write.topic, write.key, write.partition) == ("audio.events", DIGEST.encode(), 1)
     assert (write.value, write.timestamp_ms) == (b'{"event_id": "e"}', 1_767_225_600_000)
-    assert write.headers == [("x", b"1"), ("x", b"\xff"), (Header.MOVES, b"1"), (Header.ORIGIN, b"audio.events/2/40")]
+    assert write.headers == [("x", b"1"), ("x", b"\xff"), *_begun(), (Header.MOVES, b"1"), *_left(b"audio.events/2/40")]
 
 
 def test_a_second_move_counts_on_and_keeps_the_first_origin() -> None:
-    headers = ((Header.MOVES, b"1"), ("x", b"1"), (Header.ORIGIN, b"audio.events/0/9"))
+    headers = ((Header.MOVES, b"1"), ("x", b"1"), (Header.ORIGIN, b"audio.events/0/9"), (Header.LEFT_AT, b"before"))
     (write,) = Moved(_notes(headers=headers), DIGEST, 1).writes(TOPICS, MOMENT, LIMIT)
-    assert write.headers == [("x", b"1"), (Header.MOVES, b"2"), (Header.ORIGIN, b"audio.events/0/9")]
+    assert write.headers == [("x", b"1"), *_begun(), (Header.MOVES, b"2"), *_left(b"audio.events/0/9")]
+
+
+@pytest.mark.parametrize(
+    "outcome", [lambda notes: Moved(notes, DIGEST, 1), lambda notes: Parked(notes, Hold.OFF_PEAK, MOMENT.now)]
+)
+def test_an_event_that_goes_elsewhere_stays_in_its_trace_whoever_began_it(
+    outcome: Callable[[Notes], Moved | Parked],
+) -> None:
+    sent = (Header.TRACEPARENT, b"00-" + b"ab" * 16 + b"-" + b"01" * 8 + b"-01")
+    own = f"00-{'ab' * 16}-{'02' * 8}-01"
+
+    def told(*headers: tuple[str, bytes]) -> list[bytes]:
+        notes = _notes(headers=headers)
+        notes.traceparent = {Header.TRACEPARENT: own}
+        (write,) = outcome(notes).writes(TOPICS, MOMENT, LIMIT)
+        return [value for name, value in write.headers or () if name == Header.TRACEPARENT]
+
+    assert told(sent) == [sent[1]]
+    assert told() == told((Header.TRACEPARENT, b"damaged")) == [own.encode()]
+
+
+def _begun() -> list[tuple[str, bytes]]:
+    return [(Header.TRACEPARENT, b"00-aa-bb-01")]
+
+
+def _left(origin: bytes) -> list[tuple[str, bytes]]:
+    return [(Header.ORIGIN, origin), (Header.LEFT_AT, b"2026-01-01T00:01:00+00:00")]

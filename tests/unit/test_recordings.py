@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from consumer.audio.recordings import RecordingChangedError, Recordings, Source
 from consumer.audio.spool import Fetched, Spool
@@ -68,6 +71,20 @@ async def _samples(recordings: Recordings, source: Source, digest: str) -> int:
     async with recordings.samples(source, digest) as recording:
         assert recording.digest == digest
         return recording.samples
+
+
+async def test_a_fetch_that_is_tried_again_says_so_in_the_events_trace(places: Places, recordings: Recordings) -> None:
+    places.failures = [TransientError(Reason.FETCH_TIMEOUT, "slow", retry_after_seconds=0.0)]
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with provider.get_tracer("test").start_as_current_span("process"):
+        await recordings.digest_of(Source("a", "t/0/1"))
+    (told,) = exporter.get_finished_spans()[0].events
+    assert (told.name, dict(told.attributes or {})) == (
+        "try_failed",
+        {"earwitness.stage": "fetch", "error.type": "fetch_timeout"},
+    )
+    provider.shutdown()
 
 
 async def test_what_was_hashed_for_an_event_is_not_fetched_again(places: Places, recordings: Recordings) -> None:

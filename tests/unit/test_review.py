@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from consumer.core.model import Record
+from consumer.core.parking import PARKED_HEADERS
 from consumer.core.review import (
     UNREADABLE,
     Action,
@@ -92,8 +93,9 @@ def test_a_replay_has_the_present_as_its_time_and_goes_where_its_key_belongs() -
     assert (write.topic, write.timestamp_ms, write.partition) == ("audio.events", None, None)
 
 
-def test_what_a_move_added_is_taken_off() -> None:
-    moved = letter(headers=((Header.MOVES, b"2"), (Header.ORIGIN, b"audio.events/0/1"), ("mine", b"1")), key=b"ab" * 32)
+def test_what_moving_and_parking_added_is_taken_off() -> None:
+    added = (Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.FETCH_SECONDS, *PARKED_HEADERS)
+    moved = letter(headers=(*((name, b"1") for name in added), ("mine", b"1")), key=b"ab" * 32)
     assert replayed(moved) == (EVENT, b"ab" * 32, {"mine": b"1", Header.REPLAY: b"1", Header.FIRST: FIRST})
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from itertools import pairwise
 
 import pytest
@@ -56,6 +57,14 @@ def test_processing_is_the_senders_child_and_linked_to_it(traced: Traced) -> Non
     assert span.parent is not None
     assert trace.format_span_id(span.parent.span_id) == PARENT
     assert [trace.format_span_id(link.context.span_id) for link in span.links] == [PARENT]
+
+
+def test_the_scope_says_whose_conventions_its_names_follow(traced: Traced) -> None:
+    tracing, exporter = traced
+    tracing.process(_record()).end()
+    scope = _only(exporter).instrumentation_scope
+    assert scope is not None
+    assert (scope.version, scope.schema_url) == (version("earwitness"), "https://opentelemetry.io/schemas/1.40.0")
 
 
 def test_the_conventions_attributes_say_where_the_record_was(traced: Traced) -> None:
@@ -119,6 +128,18 @@ def test_an_event_ends_with_its_commit(traced: Traced) -> None:
     stages, process = _stages(exporter)
     assert list(stages) == ["receive", "commit"]
     assert stages["commit"].end_time == process.end_time
+
+
+def test_an_event_that_goes_elsewhere_tells_of_no_second_that_its_next_record_tells_of(traced: Traced) -> None:
+    tracing, exporter = traced
+    span = tracing.process(_record())
+    span.received(datetime.now(UTC))
+    left_at = datetime.now(UTC)
+    span.stage("fetch", 0.0)
+    span.committed(left_at)
+    stages, process = _stages(exporter)
+    assert stages["commit"].end_time == pytest.approx(left_at.timestamp() * 1e9, abs=5e3)
+    assert (process.end_time or 0) > (stages["commit"].end_time or 0)
 
 
 def test_a_stage_of_known_length_never_ends_in_the_future(traced: Traced) -> None:

@@ -5,7 +5,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -20,7 +22,7 @@ from consumer.settled import Memory, Settled
 from consumer.telemetry.spans import Tracing
 from schemas.codec import encode
 from schemas.codes import Header, Hold, Reason
-from schemas.models import AudioEvent
+from schemas.models import AudioEvent, utc_now
 from tests.unit.test_urgency import DIGEST, OneRecording, PatientEngine
 
 
@@ -48,9 +50,19 @@ class _Scene:
     exporter: InMemorySpanExporter
 
     def settle(
-        self, name: str, *headers: tuple[str, bytes], deadline_seconds: float | None = None
+        self,
+        name: str,
+        *headers: tuple[str, bytes],
+        deadline_seconds: float | None = None,
+        published_at: datetime | None = None,
     ) -> asyncio.Task[Settled]:
-        event = AudioEvent(event_id=name, uri="file:///a.wav", sha256=DIGEST, deadline_seconds=deadline_seconds)
+        event = AudioEvent(
+            event_id=name,
+            uri="file:///a.wav",
+            sha256=DIGEST,
+            deadline_seconds=deadline_seconds,
+            published_at=published_at,
+        )
         now_ms = round(1000 * time.time())
         record = Record("t", 0, 0, now_ms, DIGEST.encode(), encode(event), headers)
         return self.tasks.create_task(self.pipeline.settle(record))
@@ -138,6 +150,14 @@ async def test_whose_deadline_passes_while_it_waits_has_one_wait_and_that_failed
         assert _told(scene.stages(late)) == [("receive", None), ("wait", "deadline_exceeded")]
 
 
+async def test_whose_deadline_passes_while_it_is_heard_failed_there() -> None:
+    engine = PatientEngine()
+    async with _scene(engine) as scene:
+        late = scene.settle("late", deadline_seconds=0.05)
+        await late
+        assert _told(scene.stages(late)) == [("receive", None), ("decode", None), ("infer", "deadline_exceeded")]
+
+
 async def test_an_event_that_is_held_did_not_fail_and_its_wait_is_not_anybody_elses_stage() -> None:
     engine = _Failing(lambda: _no_money(0.05))
     engine.may_hear.set()
@@ -163,10 +183,14 @@ async def test_an_event_that_cannot_be_held_so_long_failed_for_what_it_would_wai
     assert told == [("receive", None), ("decode", None), ("queue", None), ("hold", "budget_exhausted")]
 
 
-async def test_an_event_that_comes_back_was_parked_until_now() -> None:
+async def test_an_event_that_comes_back_was_parked_since_it_left() -> None:
     engine = PatientEngine()
     engine.may_hear.set()
+    left_at = utc_now() - timedelta(seconds=5)
     async with _scene(engine) as scene:
-        back = scene.settle("back", (Header.PARKED_UNTIL, b"2026-01-01T00:00:00+00:00"))
+        headers = [(Header.PARKED_UNTIL, b"2026-01-01T00:00:00+00:00"), (Header.LEFT_AT, left_at.isoformat().encode())]
+        back = scene.settle("back", *headers, published_at=left_at - timedelta(hours=1))
         await back
-        assert _told(scene.stages(back)) == [("parked", None), ("decode", None), ("queue", None)]
+        stages = scene.stages(back)
+        assert _told(stages) == [("parked", None), ("decode", None), ("queue", None)]
+        assert stages[0].start_time == pytest.approx(left_at.timestamp() * 1e9, abs=1e4)
