@@ -15,9 +15,9 @@ $(INSTALLED): compose/python.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -e .
 	touch $@
 
-# Two workers, each with a Kafka of its own; a module's tests stay together.
+# Two workers, each with a Kafka of its own; a module's tests stay together. Threads of one that wait leave the other its core.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
 
 test: install
 	$(PYTEST)

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from compose.local_kafka import LocalKafka
@@ -15,6 +16,8 @@ from tests.support.leftovers import child_processes, new_children, watched_loop
 
 BOOTSTRAP = "EARWITNESS_TEST_BOOTSTRAP"
 """Names a broker to use instead of one that the tests start."""
+hypothesis.settings.register_profile("earwitness", deadline=None)
+hypothesis.settings.load_profile("earwitness")  # no test depends on the machine's speed
 _shared_kafkas: list[LocalKafka] = []
 
 

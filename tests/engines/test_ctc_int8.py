@@ -48,7 +48,7 @@ def hear(model: ctc.CtcModel, chunks: list[Samples]) -> list[np.ndarray]:
 
 
 @given(st.lists(st.integers(300, 40_000), min_size=2, max_size=4))
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 def test_int8_hears_every_chunk_as_if_it_were_alone(model: ctc.CtcModel, lengths: list[int]) -> None:
     chunks = [babble(3.0, index)[:length] for index, length in enumerate(lengths)]
     together = model.log_probabilities(chunks)

@@ -58,7 +58,7 @@ def as_pcm(chunk: Samples) -> Sound:
 
 
 @given(lengths_samples)
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 def test_float32_hears_the_same_tokens_alone_and_in_any_batch(exact: CtcNetwork, lengths: list[int]) -> None:
     chunks = sounds(lengths)
     for chunk, scores, answer in zip(chunks, exact.log_probabilities(chunks), exact.recognise(chunks), strict=True):
@@ -69,7 +69,7 @@ def test_float32_hears_the_same_tokens_alone_and_in_any_batch(exact: CtcNetwork,
 
 
 @given(lengths_samples)
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 def test_padding_does_not_reach_the_fused_group_norm_either(exact: CtcNetwork, lengths: list[int]) -> None:
     chunks = sounds(lengths)
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def test_padding_does_not_reach_the_fused_group_norm_either(exact: CtcNetwork, l
 
 
 @given(lengths_samples)
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 def test_bfloat16_hears_the_same_tokens_wherever_its_rounding_cannot_decide(
     exact: CtcNetwork, short: CtcNetwork, lengths: list[int]
 ) -> None:

@@ -127,7 +127,7 @@ class AnythingHappens(RuleBasedStateMachine):
             assert not over, over
 
 
-AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+AnythingHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
 TestWhateverHappens = AnythingHappens.TestCase
 
 

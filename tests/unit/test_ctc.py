@@ -141,7 +141,7 @@ def written_recording(draw: st.DrawFn) -> np.ndarray:
 
 
 @given(st.composite(written_recording)(), st.integers(0, 319), st.integers(0, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_joined_chunks_say_exactly_what_the_whole_says(ids: np.ndarray, rest: int, seed: int) -> None:
     """The oracle is one collapse of the whole; every chunk sees the same ids in its own frames."""
     total = (ids.size - 1) * 320 + 400 + rest

@@ -2,7 +2,9 @@
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -37,6 +39,7 @@ def _one(_: CallbackOptions) -> list[Observation]:
 def no_other_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # who is refused gives up before the other tests begin
 
 
 @pytest.fixture
@@ -46,6 +49,18 @@ def dead_collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", str(PATIENCE_SECONDS))
         yield
+        _refuse_all(listener)
+
+
+def _refuse_all(listener: socket.socket) -> None:
+    """Until the threads that still send have given up: they would draw random numbers and log in other tests."""
+    listener.settimeout(0.1)
+    while any(thread.name == "flush telemetry" for thread in threading.enumerate()):
+        with suppress(TimeoutError), listener.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
 
 
 @pytest.mark.usefixtures("dead_collector")

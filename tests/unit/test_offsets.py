@@ -19,7 +19,7 @@ def reopen(point: CommitPoint) -> OffsetMap:
     return OffsetMap(CommitPoint(point.offset, back.settled))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_after_any_crash_exactly_the_unsettled_offsets_are_given_again(data: st.DataObject) -> None:
     log = sorted(data.draw(st.sets(st.integers(0, 400), min_size=1, max_size=120)))  # compaction and markers leave gaps
@@ -42,7 +42,7 @@ def test_after_any_crash_exactly_the_unsettled_offsets_are_given_again(data: st.
     assert given_again == set(log) - settled
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_while_there_is_room_the_metadata_always_fits(data: st.DataObject) -> None:
     offsets, at, open_offsets = OffsetMap(CommitPoint(0)), 0, []
