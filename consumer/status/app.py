@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from consumer.core.tally import Tally
 from consumer.status.snapshot import VERSION, snapshot
 from consumer.status.vitals import Vitals
-from consumer.telemetry.measures import Measures
 from schemas.codes import SCHEMA_VERSION
 
 _PAGE = Path(__file__).with_name("page")
@@ -46,7 +46,7 @@ _HEADERS = {
 
 
 def make_app(
-    vitals: Vitals, measures: Measures, registry: CollectorRegistry, stopping: asyncio.Event, token: str | None
+    vitals: Vitals, tally: Tally, registry: CollectorRegistry, stopping: asyncio.Event, token: str | None
 ) -> Starlette:
     """The application; event streams end once ``stopping`` is set."""
     streams = asyncio.Semaphore(_STREAMS_AT_MOST)
@@ -63,7 +63,6 @@ def make_app(
 
     async def metrics(request: Request) -> Response:
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        measures.count_waiting()
         # hundreds of series: not on the event loop
         return Response(await asyncio.to_thread(encode, registry), headers={"content-type": media_type})
 
@@ -72,7 +71,7 @@ def make_app(
             return Response(media_type=_STREAM)  # a body that nobody reads would never end
         if streams.locked():
             return PlainTextResponse("too many pages look already\n", 503)
-        return StreamingResponse(_snapshots(vitals, measures, stopping, streams), media_type=_STREAM)
+        return StreamingResponse(_snapshots(vitals, tally, stopping, streams), media_type=_STREAM)
 
     routes = [
         Route("/livez", livez),
@@ -95,12 +94,11 @@ def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]
 
 
 async def _snapshots(
-    vitals: Vitals, measures: Measures, stopping: asyncio.Event, streams: asyncio.Semaphore
+    vitals: Vitals, tally: Tally, stopping: asyncio.Event, streams: asyncio.Semaphore
 ) -> AsyncIterator[bytes]:
     async with streams:
         while not stopping.is_set():
-            measures.count_waiting()
-            yield b"data: " + orjson.dumps(snapshot(vitals, measures.tally)) + b"\n\n"
+            yield b"data: " + orjson.dumps(snapshot(vitals, tally)) + b"\n\n"
             with suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_SECONDS):
                     await stopping.wait()

@@ -31,22 +31,16 @@ async def watched(settings: Settings, loop_monitor: LoopMonitor) -> AsyncIterato
     if not settings.http_port and not is_wanted("metrics"):
         yield Vitals(settings, loop_monitor, None)
         return
-    measures = Measures(
-        settings.topics.events,
-        settings.group_id,
-        show_texts=settings.http_show_texts,
-        later=asyncio.get_running_loop().call_later,
-    )
+    measures = Measures(settings.topics.events, settings.group_id, show_texts=settings.http_show_texts)
     vitals = Vitals(settings, loop_monitor, measures)
     registry = CollectorRegistry() if settings.http_port else None
     async with AsyncExitStack() as stack:
         meter = stack.enter_context(measuring("earwitness", measures.added_to, registry=registry))
-        stack.callback(measures.count_waiting)  # before the last flush
         observe(meter, vitals, measures.tally)
         if registry is not None:
             if settings.http_host not in _LOOPBACK and settings.http_token is None:
                 log.warning("http_is_open on %s: anybody who reaches it can look; set http_token", settings.http_host)
             stopping = asyncio.Event()
-            app = make_app(vitals, measures, registry, stopping, settings.http_token)
+            app = make_app(vitals, measures.tally, registry, stopping, settings.http_token)
             await stack.enter_async_context(listening(app, settings.http_host, settings.http_port, stopping))
         yield vitals

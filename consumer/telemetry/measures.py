@@ -5,7 +5,7 @@ values are counted in plain buckets here, and put among the SDK's metrics when t
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opentelemetry.sdk.metrics import Exemplar
@@ -34,8 +34,6 @@ from consumer.telemetry.catalogue import Instrument
 from consumer.telemetry.spans import SPEECH_TO_TEXT, EventSpan
 from schemas.codes import Route
 
-_TOGETHER_SECONDS = 0.05
-"""Outcomes of so long are counted together: one by one, between other work, each takes twice the time."""
 Labels = tuple[tuple[str, str], ...]
 _HISTOGRAMS = [one for one in catalogue.INSTRUMENTS if one.kind is catalogue.Kind.HISTOGRAM]
 
@@ -43,17 +41,7 @@ _HISTOGRAMS = [one for one in catalogue.INSTRUMENTS if one.kind is catalogue.Kin
 class Measures:
     """One for the process; the lanes tell it of their outcomes."""
 
-    def __init__(
-        self,
-        events_topic: str,
-        group_id: str,
-        *,
-        show_texts: bool = False,
-        later: Callable[[float, Callable[[], None]], object] = lambda _, count: count(),
-    ) -> None:
-        """``later``: the event loop's ``call_later``; without one an outcome is counted at once."""
-        self._later = later
-        self._waiting: list[tuple[Settlement, Moment, list[Write], SpanContext | None, float]] = []
+    def __init__(self, events_topic: str, group_id: str, *, show_texts: bool = False) -> None:
         self.tally = Tally(show_texts=show_texts)
         self._started_ns = time.time_ns()
         self._found: dict[str, dict[Labels, Distribution]] = {one.name: {} for one in _HISTOGRAMS}
@@ -75,29 +63,11 @@ class Measures:
 
     def settled(self, outcome: Settlement, moment: Moment, writes: list[Write], span: EventSpan) -> None:
         """An outcome's transaction is committed."""
-        self._waiting.append((outcome, moment, writes, span.sampled, time.monotonic() - span.began))
-        if len(self._waiting) == 1:
-            self._later(_TOGETHER_SECONDS, self.count_waiting)
-
-    def count_waiting(self) -> None:
-        """Count what is not counted yet: for whoever is about to read. On the event loop."""
-        waiting, self._waiting = self._waiting, []
-        for one in waiting:
-            self._count(*one)
-
-    def _count(
-        self,
-        outcome: Settlement,
-        moment: Moment,
-        writes: list[Write],
-        sampled: SpanContext | None,
-        process_seconds: float,
-    ) -> None:
-        notes = outcome.notes
+        sampled, notes = span.sampled, outcome.notes
         latency_seconds = max(0.0, (moment.now - notes.published_at).total_seconds())
         self.tally.add(outcome, moment, writes, latency_seconds)
         failed: Labels = ((ERROR_TYPE, outcome.reason.value),) if isinstance(outcome, DeadLettered) else ()
-        _add(self._processed(failed), process_seconds, sampled)
+        _add(self._processed(failed), time.monotonic() - span.began, sampled)
         if isinstance(outcome, ELSEWHERE):
             return
         _add(self._taken(outcome.route if isinstance(outcome, Transcribed) else None, failed), latency_seconds, sampled)

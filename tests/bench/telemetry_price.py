@@ -230,7 +230,6 @@ async def measure(kafka: LocalKafka, folder: Path, endpoint: str, asked: argpars
             (service, "Tracing", lambda _group_id: switch),
             (Switch, "process", switch.clock(Switch.process)),
             (Measures, "settled", switch.clock(switch.telling(Measures.settled))),
-            (Measures, "count_waiting", switch.clock(Measures.count_waiting)),
             (Measures, "committing", switch.committing(Measures.committing)),
             *((EventSpan, name, switch.clock(getattr(EventSpan, name))) for name in _CALLS),
         ]

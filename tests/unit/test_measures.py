@@ -1,7 +1,7 @@
 """What reaches Prometheus and OTLP: every instrument under its name, and the values of committed outcomes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -192,17 +192,3 @@ def test_names_are_dotted_and_lower_case_and_each_is_used_once() -> None:
     # the conventions: no metric's name is the namespace of another
     assert not [(one, other) for one in names for other in names if other.startswith(f"{one}.")]
     assert {instrument.unit for instrument in INSTRUMENTS if instrument.kind is Kind.HISTOGRAM} == {"s"}
-
-
-def test_outcomes_of_a_moment_are_counted_together_once_or_as_soon_as_somebody_reads() -> None:
-    asked: list[Callable[[], None]] = []
-    measures = Measures("audio.events", "group", later=lambda _, count: asked.append(count))
-    _told(measures)
-    assert (measures.tally.settled, len(asked)) == (0, 1)
-    measures.count_waiting()
-    asked.pop()()
-    assert measures.tally.settled == 3
-    _told(measures)
-    (count,) = asked
-    count()
-    assert measures.tally.settled == 6
