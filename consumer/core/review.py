@@ -28,11 +28,8 @@ from schemas.models import AudioEvent, DeadLetter, Model, Moment
 
 UNREADABLE = "unreadable"
 """Stands where a reason would, for a record that is no dead letter."""
-_OURS = (
-    *(Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.FETCH_SECONDS),
-    *(Header.REPLAY, Header.FIRST),
-    *PARKED_HEADERS,
-)
+_MOVED_HEADERS = (Header.MOVES, Header.ORIGIN, Header.LEFT_AT, Header.FETCH_SECONDS)
+_OURS = (*_MOVED_HEADERS, *PARKED_HEADERS, Header.REPLAY, Header.FIRST)
 """What the service itself wrote: a replay is a new record, and what it has cost so far is in the books already."""
 _ID = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 _HEADER_SLACK_BYTES = 128

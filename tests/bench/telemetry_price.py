@@ -5,10 +5,10 @@ service in this process, whose telemetry is switched every two seconds: off, met
 share of the events, in rounds of random order. One run beside another cannot tell this: on shared cores they differ by
 a tenth with nothing changed. Told is the ratio of the sums of all rounds, and its 95 % interval, by drawing rounds.
 
-Three prices: what the telemetry's own calls take of the event loop's time, clocked in place, which is steady to a
-tenth; and, from the rounds, of processor time for an event and of events a second, which hold all that the calls cause
-elsewhere and sway with the machine. What is done once in a while (a scrape) is measured beside it, and what "off" costs
-against no telemetry at all is counted alone: ``telemetry_alone``.
+Three prices: what the telemetry's own calls take of the event loop's time, clocked in place, which sways least; and,
+from the rounds, of processor time for an event and of events a second, which hold all that the calls cause elsewhere
+and sway with the machine. What is done once in a while (a scrape) is measured beside it, and what "off" costs against
+no telemetry at all is counted alone: ``telemetry_alone``.
 """
 
 import argparse
@@ -144,12 +144,12 @@ class Switch:
         events, used, seconds = self.settled - settled, time.thread_time() - used, time.monotonic() - began
         return Turn(events, seconds, used) if events >= _LEAST_EVENTS else None
 
-    async def play(self, events: int) -> None:
-        """Round after round until so many events are settled."""
+    async def play(self, events: int, serving: asyncio.Task[None]) -> None:
+        """Round after round until so many events are settled, or nobody serves any more."""
         order, draw = list(self.tracings), random.Random(1)
-        while self.settled < RECORDINGS + 1000:  # every recording is heard once: that is another path
+        while self.settled < RECORDINGS + 1000 and not serving.done():  # all are heard once: that is another path
             await self.turn(OFF)
-        while self.settled < events:
+        while self.settled < events and not serving.done():
             draw.shuffle(order)
             turns = {kind: await self.turn(kind) for kind in order}
             found = {kind: turn for kind, turn in turns.items() if turn is not None}
@@ -238,7 +238,9 @@ async def measure(kafka: LocalKafka, folder: Path, endpoint: str, asked: argpars
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(service.serve(settings))
             # the last second is the tail: lanes end one after the other
-            await switch.play(events - round(asked.rate))
+            await switch.play(events - round(asked.rate), serving)
+            if serving.done() or not switch.rounds:
+                raise SystemExit("stopped, or too slow for one whole round: give a smaller --rate and more --minutes")
             scrape_ms = await asyncio.to_thread(scrape_milliseconds, port)
             os.kill(os.getpid(), signal.SIGTERM)  # as anybody stops a service
             await serving
