@@ -18,6 +18,11 @@ _GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _LOG_GAMMA = log(_GAMMA)
 
 
+def nearest_rank(share: float, count: int) -> int:
+    """Where in their order, from 0, the smallest of ``count`` values lies that such a share of them do not exceed."""
+    return max(1, ceil(share * count)) - 1
+
+
 @dataclass(slots=True)
 class Sketch:
     """Of values that are at least 0."""
@@ -54,7 +59,7 @@ class Sketch:
         """The smallest value that such a share of them do not exceed; None without a value."""
         if not self.count:
             return None
-        left = max(1, ceil(share * self.count)) - 1 - self.zeros
+        left = nearest_rank(share, self.count) - self.zeros
         if left < 0:
             return 0.0
         for bucket in sorted(self.buckets):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from consumer.core.outcomes import ELSEWHERE, DeadLettered, Moment, Settlement, Transcribed, Write
 from consumer.core.ring import MinuteRing
+from consumer.core.sketch import nearest_rank
 from schemas.codes import Reason, Route
 from schemas.models import Attempt
 
@@ -138,7 +139,7 @@ class Tally:
         recent = sorted(seconds for at, seconds in self._latencies if now - at <= _LATENCY_SECONDS)
         if not recent:
             return None
-        p50, p95, p99 = (recent[min(len(recent) - 1, int(len(recent) * part))] for part in (0.5, 0.95, 0.99))
+        p50, p95, p99 = (recent[nearest_rank(share, len(recent))] for share in (0.5, 0.95, 0.99))
         return Quantiles(len(recent), p50, p95, p99)
 
     def _transcribed(self, outcome: Transcribed) -> None:

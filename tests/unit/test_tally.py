@@ -119,7 +119,7 @@ def test_quantiles_are_of_the_last_five_minutes() -> None:
     now = _tell(tally, *range(1, 101))
     found = tally.latency(now)
     assert found is not None
-    assert (found.count, found.p50, found.p95, found.p99) == (100, 51.0, 96.0, 100.0)
+    assert (found.count, found.p50, found.p95, found.p99) == (100, 50.0, 95.0, 99.0)
     assert tally.latency(now + 301) is None
 
 
